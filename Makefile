@@ -1,0 +1,60 @@
+# Everything below needs Python 3.11 or newer with pip and venv, make, and a C compiler; the rest is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test soak clients types lint format bench wheel lock debug clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp is newer than the build's sources exactly when the extensions in the tree are up to date.
+$(VENV)/.built: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.built requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --group dev
+	@touch $@
+
+build: $(VENV)/.built  ## editable install with compiled extensions
+
+run: build  ## a gateway on 127.0.0.1:8080 with SQLite below .dev/
+	@exec $(BIN)/bridgecore serve --dev
+
+test: $(VENV)/.dev  ## the whole suite
+	$(BIN)/pytest
+
+soak: $(VENV)/.dev  ## full storms, kills and outages
+	$(BIN)/pytest -m soak
+
+types: $(VENV)/.dev  ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+lint: $(VENV)/.dev  ## ruff and cython-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint bridgecore
+
+format: $(VENV)/.dev  ## rewrite the sources the way `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev  ## sdist, and the wheel built from it
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
+lock: $(VENV)/.dev  ## resolve the development environment anew for every supported Python
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bridgecore -name '*.so' -delete

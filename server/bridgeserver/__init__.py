@@ -1,0 +1,1 @@
+"""The gateway: HTTP in front, providers behind, a record of every request."""

@@ -1,0 +1,266 @@
+"""The ASGI application: what a request passes on its way, and the one place that maps failures to statuses."""
+
+import asyncio
+import time
+
+import structlog
+
+from bridgeserver import health
+from bridgeserver.config import Config
+from bridgeserver.content import decode
+from bridgeserver.errors import BridgeError, ClientClosed, NotFound, UnsupportedEncoding
+from bridgeserver.guard import Guard
+from bridgeserver.headers import Pairs
+from bridgeserver.identity import Caller, presented_token
+from bridgeserver.interception import ID_HEADER, Interception, relay
+from bridgeserver.logs import configure_logs
+from bridgeserver.ownership import Claim
+from bridgeserver.protocols import Protocol
+from bridgeserver.protocols.messages import Messages
+from bridgeserver.protocols.responses import Responses
+from bridgeserver.providers import Credential, Provider, Route
+from bridgeserver.reply import Reply
+from bridgeserver.request import Receive, Request, Scope, Send, discard_body, read_body
+from bridgeserver.worker import Place, Worker
+
+log = structlog.get_logger("bridgecore")
+
+ANTHROPIC, OPENAI = Messages(), Responses()
+"""The two shapes of an error, for requests whose provider is not known."""
+
+
+class Application:
+    """The application of one worker process."""
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._config = config
+        self._place = place
+        self._worker: Worker | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one scope: the worker's lifespan, or one request."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http" and self._worker is not None:
+            request, reply = Request(scope), Reply(send)
+            if request.path.startswith("/-/"):
+                await health.answer(self._worker, request, reply)
+            else:
+                await Call(self._worker, request, reply).run(receive)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            self._worker = Worker(self._config, self._place)
+            await self._worker.start()
+        except Exception as exc:
+            log.exception("worker_start_failed")
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._worker.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def load(config: Config, place: Place) -> Application:
+    """Return the application of a new worker process; Granian calls it there."""
+    configure_logs(config.server.log_format, config.server.log_level)
+    return Application(config, place)
+
+
+class Call:
+    """One request on its way through the gateway."""
+
+    def __init__(self, worker: Worker, request: Request, reply: Reply) -> None:
+        self._worker = worker
+        self._request = request
+        self._reply = reply
+        self._protocol: Protocol | None = None
+        self._interception: Interception | None = None
+        self._has_body = False
+
+    async def run(self, receive: Receive) -> None:
+        """Answer the request, whatever happens; an answer that broke off is left without its end."""
+        started = time.monotonic()
+        try:
+            self._worker.admit()
+            try:
+                await self._serve(receive)
+            finally:
+                self._worker.admission.leave()
+        except ClientClosed:
+            pass  # nobody is left to be answered
+        except BridgeError as error:
+            await self._refuse(error)
+            if not self._has_body:
+                await discard_body(receive)
+        except Exception:
+            log.exception("request_failed", method=self._request.method, path=self._request.path)
+            await self._refuse(BridgeError("the gateway failed; its log says why"))
+        finally:
+            if self._worker.config.server.access_log:
+                self._log_access(time.monotonic() - started)
+
+    async def _serve(self, receive: Receive) -> None:
+        worker, request = self._worker, self._request
+        request.check_head(worker.config.server.max_head_bytes)
+        if request.method == "HEAD" and request.path.rstrip("/") == f"/{request.provider_name}":
+            await self._answer_probe()
+            return
+        presented = presented_token(request)
+        caller = await worker.keyring.authenticate(presented.text, request.peer)
+        request.check_path()
+        provider = self._provider()
+        provider.check_enabled()
+        route = provider.route(request.method, request.path)
+        self._protocol = route.protocol or provider.error_protocol
+        credential = provider.credential(request.headers, is_byok=presented.is_byok)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - an ASGI application runs in a task
+        guard = worker.guard(task)
+        try:
+            with guard:
+                body = await self._read_body(receive, guard)
+                self._has_body = True
+                try:
+                    await self._forward(caller, provider, route, credential, body, receive, guard)
+                finally:
+                    worker.budget.give_back(len(body))
+        finally:
+            worker.release(guard)
+
+    async def _answer_probe(self) -> None:
+        """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""
+        provider = self._provider()
+        provider.check_enabled()
+        await self._reply.whole(200, b"", b"text/plain")
+
+    def _provider(self) -> Provider:
+        provider = self._worker.providers.get(self._request.provider_name)
+        if provider is None:
+            raise NotFound(f"route not supported: {self._request.method} {self._request.path}")
+        return provider
+
+    async def _read_body(self, receive: Receive, guard: Guard) -> bytes:
+        server = self._worker.config.server
+        return await read_body(
+            self._request,
+            receive,
+            guard,
+            max_bytes=server.max_body_bytes,
+            timeout_s=server.body_timeout_s,
+            budget=self._worker.budget,
+        )
+
+    async def _forward(
+        self,
+        caller: Caller,
+        provider: Provider,
+        route: Route,
+        credential: Credential,
+        body: bytes,
+        receive: Receive,
+        guard: Guard,
+    ) -> None:
+        """Send the request on, and stop when the client leaves meanwhile."""
+        guard.expect(float("inf"), ClientClosed)
+        watch = asyncio.ensure_future(_client_leaves(receive, guard))
+        try:
+            if route.protocol is None:
+                await self._pass_through(caller, provider, route, credential, body, guard)
+            else:
+                await self._intercept(caller, provider, route, route.protocol, credential, body, guard)
+        finally:
+            watch.cancel()
+
+    async def _intercept(
+        self,
+        caller: Caller,
+        provider: Provider,
+        route: Route,
+        protocol: Protocol,
+        credential: Credential,
+        body: bytes,
+        guard: Guard,
+    ) -> None:
+        worker, request = self._worker, self._request
+        encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+        is_plain = encoding in {"", "identity"}
+        plain = body if is_plain else decode(body, encoding, worker.config.server.max_body_bytes)
+        facts = protocol.facts(plain)
+        if credential.kind == "centralized" and not provider.shared_state:
+            await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
+        splice = protocol.usage_splice(plain) if facts.stream else None
+        if splice is not None:
+            if not is_plain:
+                raise UnsupportedEncoding(f"a streaming request to this route must not be encoded; found {encoding}")
+            body = b"".join((body[: splice.start], splice.data, body[splice.end :]))
+        worker.check_recordable()
+        head = provider.request_head(request.method, route, request.query, request.fields, credential, len(body))
+        self._interception = Interception(worker, caller, provider, protocol, request, facts)
+        worker.counters["interceptions"] += 1
+        await self._interception.run(head, body, credential, self._reply, guard, asked_for_usage=splice is not None)
+
+    async def _pass_through(
+        self,
+        caller: Caller,
+        provider: Provider,
+        route: Route,
+        credential: Credential,
+        body: bytes,
+        guard: Guard,
+    ) -> None:
+        worker, request = self._worker, self._request
+        is_owned = credential.kind == "centralized" and not provider.shared_state
+        if is_owned and route.object_id is not None:
+            await worker.ownership.check(provider.name, [route.object_id], caller.user_id)
+        head = provider.request_head(request.method, route, request.query, request.fields, credential, len(body))
+        worker.counters["passthrough"] += 1
+        guard.expect(worker.timeouts.upstream_s, worker.timeouts.upstream_error)
+        with worker.upstream(provider.origin).exchange() as exchange:
+            connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
+            claim = Claim(worker.ownership, provider.name, caller.user_id) if route.creates_object else _ignore
+            await relay(connection, self._reply, guard, worker.timeouts, claim)
+
+    async def _refuse(self, error: BridgeError) -> None:
+        """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""
+        if self._reply.status is not None:
+            return
+        protocol = self._protocol or self._guess_protocol()
+        headers: Pairs = []
+        if error.should_retry is not None:
+            headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % error.retry_after_s))
+        if self._interception is not None:
+            headers.append((ID_HEADER, self._interception.id.encode()))
+        body = protocol.error_body(error.status, str(error), error.error_type)
+        await self._reply.whole(error.status, body, b"application/json", headers)
+
+    def _guess_protocol(self) -> Protocol:
+        """Return the protocol whose client this seems to be, where no route has told."""
+        provider = self._worker.providers.get(self._request.provider_name)
+        if provider is not None:
+            return provider.error_protocol
+        return ANTHROPIC if b"anthropic-version" in self._request.headers else OPENAI
+
+    def _log_access(self, duration_s: float) -> None:
+        log.info(
+            "request",
+            method=self._request.method,
+            path=self._request.path,
+            status=self._reply.status,
+            duration_ms=round(duration_s * 1000, 1),
+            interception=self._interception.id if self._interception else None,
+        )
+
+
+def _ignore(_chunk: bytes) -> None:
+    """See nothing in a body."""
+
+
+async def _client_leaves(receive: Receive, guard: Guard) -> None:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        guard.end(ClientClosed("the client left before the answer was whole"))

@@ -1,0 +1,260 @@
+"""The command line; nothing else ends the process. Exit codes: 0, 1 when something failed, 2 for wrong usage."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bridgeserver.config import Config, load, render
+from bridgeserver.errors import BridgeError, ConfigError
+from bridgeserver.store import Store, open_store
+
+FOLLOW_POLL_S = 0.25
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `bridgecore records | head` ends quietly
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int | None] = options.command
+    try:
+        return command(options) or 0
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            _complain(mistake)
+    except BridgeError as error:
+        _complain(str(error))
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bridgecore", description="An AI gateway.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        return sub
+
+    serve = add("serve", _serve, "Serve until a signal ends it.")
+    _add_config(serve)
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=int, help="port to listen on; 0 takes a free one")
+    serve.add_argument("--workers", type=int, help="worker processes")
+    serve.add_argument(
+        "--dev",
+        action="store_true",
+        help="a gateway to try: its own folder .dev/, a new key, a fake provider",
+    )
+
+    add(
+        "demo",
+        _demo,
+        "Run every protocol through a gateway and a fake provider, and compare what both sides saw.",
+    )
+
+    check = add("check", _check, "Say what is wrong with the configuration.")
+    _add_config(check)
+    check.add_argument("--print", action="store_true", help="print the configuration as it takes effect")
+
+    keys = add("keys", _list_keys, "Gateway keys.").add_subparsers(metavar="ACTION", required=True)
+    create = keys.add_parser("create", help="make a key and print it, once, alone on standard output")
+    create.add_argument("--user", required=True, help="its owner; made when new")
+    create.add_argument("--name", default="", help="a label for people")
+    create.add_argument("--admin", action="store_true", help="allow it everything")
+    create.set_defaults(command=_create_key)
+    _add_config(create)
+    _add_action(keys, "list", _list_keys, "list the keys")
+    revoke = _add_action(keys, "revoke", _revoke_key, "refuse a key from now on")
+    revoke.add_argument("id", help="its id, as `keys list` shows it")
+
+    users = add("users", _list_users, "Users.").add_subparsers(metavar="ACTION", required=True)
+    _add_action(users, "list", _list_users, "list the users")
+    disable = _add_action(users, "disable", _disable_user, "refuse all keys of a user from now on")
+    disable.add_argument("name")
+
+    providers = add("providers", _list_providers, "Providers.").add_subparsers(metavar="ACTION", required=True)
+    _add_action(providers, "list", _list_providers, "list the providers of the configuration")
+
+    records = add("records", _records, "Print interceptions.")
+    _add_config(records)
+    records.add_argument("--follow", action="store_true", help="print interceptions as they end")
+    records.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    fake = add("fake-provider", _fake_provider, "Serve scripted answers in the three protocols.")
+    fake.add_argument("--host", default="127.0.0.1")
+    fake.add_argument("--port", type=int, default=0)
+    fake.add_argument("--script", type=Path, help="TOML file with scripts by model name")
+    fake.add_argument("--log", type=Path, help="write each request to this file as a line of JSON")
+
+    add("version", _version, "Print the version.")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (default: bridgecore.toml)")
+
+
+def _add_action(
+    group: Any,  # its type is private to argparse
+    name: str,
+    command: Callable[[argparse.Namespace], int | None],
+    text: str,
+) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = group.add_parser(name, help=text)
+    action.set_defaults(command=command)
+    _add_config(action)
+    return action
+
+
+def _complain(text: str) -> None:
+    print(f"bridgecore: {text}", file=sys.stderr)
+
+
+def _load(options: argparse.Namespace, flags: Mapping[str, object] | None = None) -> Config:
+    return load(options.config, os.environ, flags or {})
+
+
+def _store(options: argparse.Namespace) -> Store:
+    store = open_store(_load(options).store.url)
+    store.upgrade()
+    return store
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from bridgeserver import dev
+    from bridgeserver.logs import configure_logs
+    from bridgeserver.supervisor import Supervisor
+
+    named = {"server.host": options.host, "server.port": options.port, "server.workers": options.workers}
+    flags = {name: value for name, value in named.items() if value is not None}
+    if options.dev:
+        dev.serve(flags)
+        return
+    config = _load(options, flags)
+    configure_logs(config.server.log_format, config.server.log_level)
+    Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True)).run()
+
+
+def _demo(_options: argparse.Namespace) -> int:
+    from bridgeserver import demo
+
+    return demo.run()
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = _load(options)
+    if options.print:
+        print(render(config), end="")
+    else:
+        print("the configuration is valid")
+
+
+def _create_key(options: argparse.Namespace) -> None:
+    store = _store(options)
+    print(store.create_key(options.user, options.name, is_admin=options.admin, actor="command line"))
+
+
+def _list_keys(options: argparse.Namespace) -> None:
+    rows = [
+        (key.id, key.user, key.label, "yes" if key.is_admin else "no", _minute(key.created_at), _minute(key.revoked_at))
+        for key in _store(options).list_keys()
+    ]
+    _print_table(("id", "user", "name", "admin", "created", "revoked"), rows)
+
+
+def _revoke_key(options: argparse.Namespace) -> None:
+    _store(options).revoke_key(options.id, actor="command line")
+
+
+def _list_users(options: argparse.Namespace) -> None:
+    rows = [
+        (user.name, user.id, "active" if user.is_active else "disabled", _minute(user.created_at))
+        for user in _store(options).list_users()
+    ]
+    _print_table(("name", "id", "status", "created"), rows)
+
+
+def _disable_user(options: argparse.Namespace) -> None:
+    _store(options).disable_user(options.name, actor="command line")
+
+
+def _list_providers(options: argparse.Namespace) -> None:
+    rows = [
+        (
+            provider.name,
+            provider.type,
+            "enabled" if provider.enabled else "disabled",
+            provider.base_url,
+            len(provider.keys),
+        )
+        for provider in _load(options).providers
+    ]
+    _print_table(("name", "type", "status", "base URL", "keys"), rows)
+
+
+def _records(options: argparse.Namespace) -> None:
+    store = _store(options)
+    show = _print_json if options.json else _print_line
+    if not options.follow:
+        for record in store.records():
+            show(record)
+        return
+    cursor = store.end_cursor()
+    while True:
+        for place, record in store.ended_after(cursor):
+            cursor = place
+            show(record)
+        sys.stdout.flush()
+        time.sleep(FOLLOW_POLL_S)
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json.dumps(record, ensure_ascii=False))
+
+
+def _print_line(record: dict[str, Any]) -> None:
+    tokens = f"{record['input_tokens']}+{record['cache_read_tokens']} in, {record['output_tokens']} out"
+    tools = ", ".join(tool["name"] for tool in record["tools"])
+    print(
+        record["started_at"][:19],
+        record["user"],
+        record["provider_name"],
+        record["model"],
+        record["status"] + (f" ({record['error_type']})" if record["error_type"] else ""),
+        tokens,
+        *([f"tools: {tools}"] if tools else []),
+        sep="  ",
+    )
+
+
+def _fake_provider(options: argparse.Namespace) -> None:
+    import uvloop
+
+    from bridgeserver import fakeprovider
+
+    uvloop.run(fakeprovider.serve(options.host, options.port, options.script, options.log))
+
+
+def _version(_options: argparse.Namespace) -> None:
+    print(version("bridgecore"))
+
+
+def _minute(at: str | None) -> str:
+    return "" if at is None else at[:16].replace("T", " ")
+
+
+def _print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows for people: columns as wide as their widest cell."""
+    cells = [list(titles), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

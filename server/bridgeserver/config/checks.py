@@ -1,0 +1,95 @@
+"""Whether a text is what an option takes: hosts, networks, URLs and header names."""
+
+import re
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+from bridgeserver.headers import NOT_UPSTREAM
+
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
+VISIBLE = re.compile(r"[\x21-\x7e]+")
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+METADATA_HOSTS = frozenset({"metadata.google.internal"})
+METADATA_ADDRESSES = frozenset({ip_address("169.254.169.254"), ip_address("fd00:ec2::254")})
+
+Address = IPv4Address | IPv6Address
+
+
+def is_host(text: str) -> bool:
+    """Whether *text* is an address or a host name that a server can listen on."""
+    return address_of(text) is not None or HOST_NAME.fullmatch(text) is not None
+
+
+def is_network(text: str) -> bool:
+    """Whether *text* is an address, or a network without host bits."""
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_sqlite_url(text: str) -> bool:
+    """Whether *text* names a SQLite file; a database in memory would not be shared by the processes."""
+    path = text.removeprefix("sqlite:///")
+    return path not in {text, "", ":memory:"} and not set(path) & {"?", "\0", "\n", "\r"}
+
+
+def is_base_url(text: str) -> bool:
+    """Whether requests can be sent below *text*."""
+    # urlsplit silently drops some control characters, so they are looked for first.
+    if not VISIBLE.fullmatch(text) or set(text) & set("?#\\"):
+        return False
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and _has_good_place(url)
+    except ValueError:
+        return False
+
+
+def _has_good_place(url: SplitResult) -> bool:
+    host = url.hostname or ""
+    is_bracketed = url.netloc.startswith("[")
+    is_good = ":" in host and is_host(host) if is_bracketed else HOST_NAME.fullmatch(host) is not None
+    return is_good and "@" not in url.netloc and not url.netloc.endswith(":") and url.port != 0
+
+
+def is_extra_header(name: str) -> bool:
+    """Whether *name* is a header that an operator may add: the gateway sets the others itself."""
+    return TOKEN.fullmatch(name) is not None and name.lower().encode() not in NOT_UPSTREAM
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*."""
+    address = address_of(host)
+    return host.lower().rstrip(".") == "localhost" if address is None else address.is_loopback
+
+
+def is_link_local(base_url: str) -> bool:
+    """Whether *base_url* leads to a link-local address or to a cloud's metadata service, by its spelling."""
+    host = (urlsplit(base_url).hostname or "").rstrip(".")
+    address = address_of(host)
+    if address is None:
+        return host in METADATA_HOSTS
+    return address.is_link_local or address in METADATA_ADDRESSES
+
+
+def address_of(host: str) -> Address | None:
+    """Return the address that *host* spells, or None for a name.
+
+    The old spellings that the system's resolver still takes (one number, octal, hexadecimal) count too, and an
+    IPv4 address inside IPv6 is taken out.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return _old_address(host)
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def _old_address(host: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(socket.inet_aton(host)) if VISIBLE.fullmatch(host) else None
+    except OSError:
+        return None

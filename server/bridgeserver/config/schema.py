@@ -1,0 +1,170 @@
+"""Every option: its name, type, range and default.
+
+An option's type carries one `Meta`. Its `description` is what a mistake says was expected; its `extra` may
+hold a `check` that says whether a value is acceptable, and `is_secret`, so that no mistake shows the value.
+Options without a default here get it from others (`loader`); docs/operations.md lists them all.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from bridgeserver.config import checks
+from bridgeserver.secret import Secret
+
+Switch = Annotated[bool, Meta(description="true or false")]
+Port = Annotated[int, Meta(ge=0, le=65_535, description="a port from 0 to 65535")]
+Workers = Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")]
+Count = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")]
+Size = Annotated[int, Meta(ge=1024, le=1 << 40, description="bytes, from 1024 to 2^40")]
+HeadSize = Annotated[int, Meta(ge=1024, le=128 << 10, description="bytes, from 1024 to 131072")]
+JournalSize = Annotated[int, Meta(ge=1 << 20, le=1 << 50, description="bytes, from 1048576 to 2^50")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, more than 0 and at most 86400")]
+Pause = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86400")]
+
+Host = Annotated[
+    str,
+    Meta(description="an address or a host name, without brackets and port", extra={"check": checks.is_host}),
+]
+Network = Annotated[
+    str,
+    Meta(description='an address or a network such as "10.0.0.0/8"', extra={"check": checks.is_network}),
+]
+FilePath = Annotated[Path | None, Meta(description="the path of a file")]
+FolderPath = Annotated[Path, Meta(description="the path of a folder")]
+StoreUrl = Annotated[
+    str,
+    Meta(
+        description='"sqlite:///FILE" (only SQLite is in this version)',
+        extra={"check": checks.is_sqlite_url},
+    ),
+]
+BaseUrl = Annotated[
+    str,
+    Meta(
+        description="an http or https URL with a host, without credentials, query and fragment",
+        extra={"check": checks.is_base_url},
+    ),
+]
+ProviderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z",
+        description="lower-case letters and digits, with single hyphens between them",
+    ),
+]
+ProviderType = Annotated[
+    Literal["anthropic", "openai"],
+    Meta(description='"anthropic" or "openai" ("copilot" and "bedrock" are not in this version yet)'),
+]
+Auth = Annotated[
+    Literal["bearer", "x-api-key", "api-key", "none"],
+    Meta(description='"bearer", "x-api-key", "api-key" or "none"'),
+]
+Keys = Annotated[
+    tuple[Annotated[Secret, Meta(description="a key", extra={"is_secret": True})], ...],
+    Meta(description='a list of keys, each a literal, "env:NAME" or "file:PATH"', extra={"is_secret": True}),
+]
+HeaderName = Annotated[
+    str,
+    Meta(
+        description="the name of a header that neither carries a credential nor belongs to the connection",
+        extra={"check": checks.is_extra_header},
+    ),
+]
+HeaderValue = Annotated[
+    str,
+    Meta(
+        pattern=r"^([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?\Z",
+        description="printable ASCII without spaces at its ends",
+        extra={"is_secret": True},
+    ),
+]
+QueryName = Annotated[str, Meta(min_length=1, description="the name of a parameter")]
+QueryValue = Annotated[str, Meta(description="text", extra={"is_secret": True})]
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the gateway listens, and what it allows."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    workers: Workers = 1
+    max_body_bytes: Size = 32 << 20
+    max_buffered_bytes: Size = 256 << 20
+    max_head_bytes: HeadSize = 64 << 10
+    keepalive_timeout_s: Seconds = 90.0
+    body_timeout_s: Seconds = 60.0
+    client_stall_s: Seconds = 300.0
+    upstream_connect_timeout_s: Seconds = 10.0
+    upstream_idle_timeout_s: Seconds = 600.0
+    upstream_pool: Count = 1024
+    upstream_pool_wait_s: Pause = 5.0
+    unready_s: Pause = 5.0
+    drain_s: Pause = 300.0
+    max_streams: Count = 10_000
+    max_connections: Count
+    identity_grace_s: Pause = 900.0
+    insecure_http: Switch = False
+    tls_cert: FilePath = None
+    tls_key: FilePath = None
+    trusted_proxies: Annotated[tuple[Network, ...], Meta(description="a list of addresses and networks")] = ()
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description='"auto", "json" or "console"'),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description='"debug", "info", "warning" or "error"'),
+    ] = "info"
+    access_log: Switch = False
+
+
+class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where users, keys and records are kept."""
+
+    url: StoreUrl = "sqlite:///bridgecore.db"
+
+
+class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where records wait for the store, and what happens when it does not take them."""
+
+    path: FolderPath
+    max_bytes: JournalSize = 1 << 30
+    max_lag_s: Seconds = 30.0
+    sync: Annotated[
+        Literal["none", "interval", "always"],
+        Meta(description='"none", "interval" or "always"'),
+    ] = "none"
+    on_store_failure: Annotated[Literal["spool", "reject"], Meta(description='"spool" or "reject"')] = "spool"
+
+
+class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One provider: where it is, and what it is shown."""
+
+    name: ProviderName
+    type: ProviderType
+    base_url: BaseUrl
+    keys: Keys = ()
+    enabled: Switch = True
+    auth: Auth
+    extra_headers: Annotated[
+        dict[HeaderName, HeaderValue],
+        Meta(description="a table of header names and values", extra={"is_secret": True}),
+    ] = {}
+    query: Annotated[
+        dict[QueryName, QueryValue],
+        Meta(description="a table of parameters and values", extra={"is_secret": True}),
+    ] = {}
+    shared_state: Switch = False
+    allow_link_local: Switch = False
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration; relative paths are resolved, and references to keys are followed."""
+
+    server: ServerConfig
+    store: StoreConfig
+    journal: JournalConfig
+    providers: tuple[ProviderConfig, ...]

@@ -1,0 +1,177 @@
+"""What can go wrong, as one tree; each class carries the status that the client sees.
+
+BridgeError
+├── ConfigError           the configuration, found before anything starts
+├── StoreError            the database cannot be read or written
+├── ClientError           the request is at fault
+│   ├── BadRequest             400
+│   ├── Unauthorized           401
+│   ├── NotFound               404
+│   ├── RequestTimeout         408
+│   ├── BodyTooLarge           413
+│   ├── UnsupportedEncoding    415
+│   ├── TooManyRequests        429
+│   └── HeadTooLarge           431
+├── UpstreamError         the provider is at fault
+│   ├── Unreachable            502
+│   ├── BadResponse            502
+│   └── UpstreamTimeout        504
+├── Overloaded            503, with Retry-After
+│   └── NotRecordable          503: the journal or the store cannot take the record
+├── ProviderDisabled      503, and a retry cannot help
+└── Ended                 the request was ended from outside
+    ├── ClientClosed           the client left, or stopped reading
+    └── GatewayStopped    503, or an aborted stream
+"""
+
+from typing import ClassVar
+
+from bridgeserver.records import ErrorType
+
+
+class BridgeError(Exception):
+    """Base of every failure that this package raises on purpose; its text may be shown to the client."""
+
+    status: ClassVar[int] = 500
+    error_type: ClassVar[ErrorType] = "server_error"
+    retry_after_s: ClassVar[int | None] = None
+    should_retry: ClassVar[bool | None] = None
+    """What `x-should-retry` says to an SDK; None leaves the choice to its own rules."""
+
+
+class ConfigError(BridgeError):
+    """The configuration has mistakes; `mistakes` holds one line for each."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class StoreError(BridgeError):
+    """The database cannot be read or written, or holds a schema that this version does not know."""
+
+    status = 503
+    retry_after_s = 5
+
+
+class ClientError(BridgeError):
+    """The request is at fault; sending it again as it is cannot help."""
+
+    status = 400
+    error_type: ClassVar[ErrorType] = "bad_request"
+    should_retry: ClassVar[bool | None] = False
+
+
+class BadRequest(ClientError):
+    """The path, the head or the body cannot be accepted."""
+
+
+class Unauthorized(ClientError):
+    """No gateway key, an unknown one, or more than one."""
+
+    status = 401
+    error_type: ClassVar[ErrorType] = "unauthorized"
+
+
+class NotFound(ClientError):
+    """No provider or no route of that name."""
+
+    status = 404
+
+
+class RequestTimeout(ClientError):
+    """The client stopped sending its body."""
+
+    status = 408
+    error_type: ClassVar[ErrorType] = "timeout"
+    should_retry: ClassVar[bool | None] = None
+
+
+class BodyTooLarge(ClientError):
+    """The body is longer than `max_body_bytes`."""
+
+    status = 413
+
+
+class UnsupportedEncoding(ClientError):
+    """The body's `Content-Encoding` cannot be read where it has to be."""
+
+    status = 415
+
+
+class TooManyRequests(ClientError):
+    """Too many refused keys from one address."""
+
+    status = 429
+    error_type: ClassVar[ErrorType] = "rate_limited"
+    retry_after_s = 1
+    should_retry: ClassVar[bool | None] = None
+
+
+class HeadTooLarge(ClientError):
+    """The request's head is longer than `max_head_bytes`."""
+
+    status = 431
+
+
+class UpstreamError(BridgeError):
+    """The provider is at fault."""
+
+    status = 502
+    error_type: ClassVar[ErrorType] = "upstream_broken"
+
+
+class Unreachable(UpstreamError):
+    """No connection to the provider could be made."""
+
+
+class BadResponse(UpstreamError):
+    """The provider's answer broke off, or is not HTTP."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The provider was silent for too long."""
+
+    status = 504
+    error_type: ClassVar[ErrorType] = "timeout"
+
+
+class Overloaded(BridgeError):
+    """A limit of this gateway is reached; later it may not be."""
+
+    status = 503
+    error_type: ClassVar[ErrorType] = "overloaded"
+    retry_after_s = 1
+
+
+class NotRecordable(Overloaded):
+    """The request cannot be recorded, so it is not sent."""
+
+    retry_after_s = 5
+
+
+class ProviderDisabled(BridgeError):
+    """The provider is switched off; its sentinel answers instead."""
+
+    status = 503
+    error_type: ClassVar[ErrorType] = "overloaded"
+    should_retry: ClassVar[bool | None] = False
+
+
+class Ended(BridgeError):
+    """The request was ended from outside while it ran."""
+
+
+class ClientClosed(Ended):
+    """The client left, or read nothing for too long; nobody is there to be answered."""
+
+    status = 499
+    error_type: ClassVar[ErrorType] = "client_closed"
+
+
+class GatewayStopped(Ended):
+    """The drain deadline came before the request had ended."""
+
+    status = 503
+    error_type: ClassVar[ErrorType] = "gateway_stopped"
+    retry_after_s = 1

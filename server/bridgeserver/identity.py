@@ -1,0 +1,176 @@
+"""Who is calling: from the token in a request to the user it belongs to."""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import structlog
+
+from bridgeserver import tokens
+from bridgeserver.errors import StoreError, Unauthorized
+from bridgeserver.limits import FailureLimit
+from bridgeserver.providers.provider import bearer_token
+from bridgeserver.request import Request
+from bridgeserver.store.reader import Reader
+
+log = structlog.get_logger("bridgecore")
+
+TOKEN_HEADERS = (b"x-bridge-token", b"x-coder-ai-governance-token")
+"""A token in one of these makes the call BYOK: `Authorization` and `X-Api-Key` are then the provider's."""
+
+CARRIERS = (*TOKEN_HEADERS, b"authorization", b"x-api-key", b"api-key", b"proxy-authorization", b"cookie")
+
+CALLERS_KEPT = 10_000
+POLL_S = 0.25
+
+
+class Caller(NamedTuple):
+    """The owner of a gateway key."""
+
+    user_id: str
+    user_name: str
+    key_id: str
+    is_admin: bool
+
+
+class Presented(NamedTuple):
+    """The one gateway token of a request."""
+
+    text: str
+    is_byok: bool
+
+
+def presented_token(request: Request) -> Presented:
+    """Return the gateway token of *request*; raise Unauthorized if there is none, or a second one anywhere."""
+    found = _find_token(request)
+    carriers = [value for name, value in request.fields if name in CARRIERS]
+    tokens_seen = sum(len(tokens.TOKEN_PATTERN.findall(value.decode("latin-1"))) for value in carriers)
+    query = unquote_to_bytes(request.query) if b"%" in request.query else request.query
+    if tokens_seen > 1 or tokens.TOKEN_PATTERN.search(query.decode("latin-1")):
+        raise Unauthorized("the request holds a second gateway key; send one key, in one header")
+    if found is None:
+        raise Unauthorized(
+            "no gateway key: send it as `Authorization: Bearer bc_…`, as `X-Api-Key`, "
+            "or as `X-Bridge-Token` beside your own provider key",
+        )
+    return found
+
+
+def _find_token(request: Request) -> Presented | None:
+    for name in TOKEN_HEADERS:
+        if value := request.headers.get(name, b"").strip():
+            return Presented(value.decode("latin-1"), is_byok=True)
+    authorization = request.headers.get(b"authorization")
+    if authorization and (token := bearer_token(authorization)):
+        return Presented(token, is_byok=False)
+    if value := request.headers.get(b"x-api-key", b"").strip():
+        return Presented(value.decode("latin-1"), is_byok=False)
+    return None
+
+
+class Keyring:
+    """Looks tokens up in the store, and remembers the answers until their key changes.
+
+    What is kept is a keyed hash of the token, never the token. Simultaneous look-ups of one token are one.
+    While the store cannot be read, remembered keys are served for *grace_s* seconds, others not at all.
+    """
+
+    def __init__(
+        self, reader: Reader, executor: Executor, grace_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader = reader
+        self._executor = executor
+        self._grace_s = grace_s
+        self._clock = clock
+        self._hash_key = os.urandom(32)
+        self._callers: OrderedDict[bytes, Caller] = OrderedDict()
+        self._pending: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._failures = FailureLimit(clock)
+        self._revision = -1
+        self._unreadable_since: float | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the store answered when it was last asked."""
+        return self._unreadable_since is None
+
+    async def authenticate(self, text: str, peer: str) -> Caller:
+        """Return the owner of a token; raise Unauthorized, TooManyRequests, or StoreError."""
+        digest = hashlib.blake2b(text.encode(), key=self._hash_key, digest_size=16).digest()
+        caller = self._callers.get(digest)
+        if caller is not None and self._may_serve_known():
+            self._callers.move_to_end(digest)
+            return caller
+        self._failures.check(peer)
+        caller = await self._look_up_once(digest, text)
+        if caller is None:
+            self._failures.count(peer)
+            raise Unauthorized("the gateway key is not valid: it is unknown, malformed or revoked")
+        return caller
+
+    async def follow(self) -> None:
+        """Drop what was remembered of keys that change; runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                changed = await loop.run_in_executor(self._executor, self._read_changes)
+            except StoreError as exc:
+                if self._unreadable_since is None:
+                    self._unreadable_since = self._clock()
+                    log.warning("keys_unreadable", reason=str(exc), known_keys_served_for_s=self._grace_s)
+            else:
+                self._unreadable_since = None
+                self._forget(changed)
+            await asyncio.sleep(POLL_S)
+
+    def _may_serve_known(self) -> bool:
+        since = self._unreadable_since
+        return since is None or self._clock() - since < self._grace_s
+
+    async def _look_up_once(self, digest: bytes, text: str) -> Caller | None:
+        task = self._pending.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._look_up(digest, text))
+            self._pending[digest] = task
+            task.add_done_callback(lambda _done: self._pending.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _look_up(self, digest: bytes, text: str) -> Caller | None:
+        token = tokens.parse(text)
+        if token is None:
+            return None
+        revision = self._revision
+        row = await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.find_key, token.id)
+        # The comparison is made for unknown ids as well, so that its time tells nothing about them.
+        stored = row.secret_hash if row is not None else bytes(32)
+        matches = hmac.compare_digest(stored, tokens.secret_hash(token.secret))
+        if row is None or not matches or not row.active:
+            return None
+        caller = Caller(row.user_id, row.user_name, row.key_id, row.is_admin)
+        if revision == self._revision:  # else a change was seen while the row was read: ask again next time
+            self._callers[digest] = caller
+            if len(self._callers) > CALLERS_KEPT:
+                self._callers.popitem(last=False)
+        return caller
+
+    def _read_changes(self) -> set[str]:
+        revision = self._reader.revision()
+        changed: set[str] = set()
+        if revision != self._revision:
+            changed = set(self._reader.changed_keys(self._revision))
+            self._revision = revision
+        return changed
+
+    def _forget(self, key_ids: set[str]) -> None:
+        if key_ids:
+            for digest in [digest for digest, caller in self._callers.items() if caller.key_id in key_ids]:
+                with suppress(KeyError):
+                    del self._callers[digest]

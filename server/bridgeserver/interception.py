@@ -1,0 +1,242 @@
+"""The life of one bridged request: record, send, relay, account, end."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridgecore import Connection
+from bridgeserver.account import Account
+from bridgeserver.clients import detect
+from bridgeserver.errors import BadResponse, BridgeError, ClientClosed, Ended, UpstreamTimeout
+from bridgeserver.guard import Guard
+from bridgeserver.headers import Pairs, for_client
+from bridgeserver.identity import Caller
+from bridgeserver.protocols import Facts, Finding, Protocol
+from bridgeserver.providers import Credential, Provider
+from bridgeserver.recorder import Recorder
+from bridgeserver.records import Interception as InterceptionRecord
+from bridgeserver.records import Status, new_id, now_us
+from bridgeserver.reply import Reply
+from bridgeserver.request import Request
+from bridgeserver.upstream import Exchange
+
+if TYPE_CHECKING:
+    from bridgeserver.worker import Worker
+
+ID_HEADER = b"x-bridge-interception-id"
+
+LAST_WORDS_S = 1.0
+"""How long a client has to take the error event before its broken stream is aborted."""
+
+
+class Timeouts:
+    """The two waits of a relay, and what it means when they take too long."""
+
+    __slots__ = ("client_error", "client_s", "upstream_error", "upstream_s")
+
+    def __init__(self, *, upstream_s: float, client_s: float) -> None:
+        self.upstream_s = upstream_s
+        self.client_s = client_s
+        self.upstream_error = partial(UpstreamTimeout, f"the provider sent nothing for {upstream_s:g} s")
+        self.client_error = partial(ClientClosed, f"the client read nothing for {client_s:g} s")
+
+
+class Interception:
+    """One bridged request of one caller; `run` takes it from its record to its end."""
+
+    def __init__(
+        self,
+        worker: "Worker",
+        caller: Caller,
+        provider: Provider,
+        protocol: Protocol,
+        request: Request,
+        facts: Facts,
+    ) -> None:
+        self.id = new_id()
+        self._worker = worker
+        self._caller = caller
+        self._provider = provider
+        self._protocol = protocol
+        self._request = request
+        self._facts = facts
+        self._account: Account | None = None
+        self._exchange: Exchange | None = None
+        self._asked_for_usage = False
+        self._claimed: tuple[str, ...] = ()
+
+    async def run(
+        self,
+        head: bytes,
+        body: bytes,
+        credential: Credential,
+        reply: Reply,
+        guard: Guard,
+        *,
+        asked_for_usage: bool,
+    ) -> None:
+        """Record the request, send *head* and *body*, relay the answer, and record how it ended.
+
+        Raises the BridgeError that the client is to be told of, if nothing was sent to it yet. Otherwise a
+        broken answer is left without its end, which aborts the connection.
+        """
+        recorder = Recorder(self._worker.journal, self._record(credential))
+        await recorder.begin(self._facts.prompt)
+        self._asked_for_usage = asked_for_usage
+        exchange = self._worker.upstream(self._provider.origin).exchange()
+        try:
+            with guard, exchange:
+                guard.expect(self._worker.timeouts.upstream_s, self._worker.timeouts.upstream_error)
+                connection = await exchange.send(head, body)
+                await self._relay(connection, recorder, reply, guard)
+        except BridgeError as error:
+            can_add_event = self._account is not None and self._account.is_between_events
+            self._end(recorder, reply, exchange, error)
+            if reply.status is None:
+                raise
+            if can_add_event and not isinstance(error, ClientClosed):
+                await self._last_words(reply, error)
+        except BaseException as error:
+            self._end(recorder, reply, exchange, BridgeError(f"the gateway failed: {type(error).__name__}"))
+            raise
+        else:
+            self._end(recorder, reply, exchange, None)
+
+    async def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> None:
+        head = connection.head
+        assert head is not None  # noqa: S101 - `send` returns with it
+        account = Account(self._protocol.tap(), head.status, head.headers, drop_extra_usage=self._asked_for_usage)
+        self._account = account
+        timeouts = self._worker.timeouts
+        headers: Pairs = for_client(head.headers, drop_length=account.edits)
+        headers.append((ID_HEADER, self.id.encode()))
+        guard.expect(timeouts.client_s, timeouts.client_error)
+        await reply.start(head.status, headers)
+        await _send_head_early(connection, reply)
+        while True:
+            chunk = connection.take()
+            is_last = connection.complete
+            out = b""
+            if chunk:
+                out, findings = account.feed(chunk)
+                self._note(account, findings, recorder)
+            if is_last:
+                rest, findings = account.finish()
+                self._note(account, findings, recorder)
+                out += rest
+            if out or is_last:
+                guard.expect(timeouts.client_s, timeouts.client_error)
+                await reply.write(out, more=not is_last)
+            if is_last:
+                return
+            if not connection.complete:
+                guard.expect(timeouts.upstream_s, timeouts.upstream_error)
+                await _more(connection)
+
+    def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
+        for found in findings:
+            recorder.finding(found, account.tap.response_id)
+        if account.tap.object_ids is not self._claimed:
+            self._claimed = account.tap.object_ids
+            self._worker.ownership.claim(self._provider.name, self._claimed, self._caller.user_id)
+
+    def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
+        account = self._account
+        if account is not None:
+            if error is not None:
+                _rest, findings = account.finish()
+                self._note(account, findings, recorder)
+            if account.tap.usage is not None:
+                is_partial = error is not None or account.is_partial or not account.tap.complete
+                recorder.usage(account.tap.usage, account.tap.response_id, partial=is_partial)
+        if error is not None:
+            recorder.end(
+                _status_of(error),
+                http_status=reply.status if reply.status or isinstance(error, ClientClosed) else error.status,
+                attempts=exchange.attempts,
+                error_type=error.error_type,
+                error_message=str(error),
+            )
+            return
+        failure = account.failure() if account is not None else None
+        recorder.end(
+            "completed" if failure is None else "failed",
+            http_status=reply.status,
+            attempts=exchange.attempts,
+            error_type=failure.error_type if failure else None,
+            error_message=failure.message if failure else None,
+        )
+
+    async def _last_words(self, reply: Reply, error: BridgeError) -> None:
+        """Tell the client of a stream why it breaks off."""
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await reply.write(self._protocol.error_event(str(error), error.error_type), more=True)
+        except TimeoutError:
+            return
+
+    def _record(self, credential: Credential) -> InterceptionRecord:
+        headers = self._request.headers
+        client, session_id = detect(headers.get, self._facts.session_hint)
+        return InterceptionRecord(
+            id=self.id,
+            user_id=self._caller.user_id,
+            key_id=self._caller.key_id,
+            provider=self._provider.type,
+            provider_name=self._provider.name,
+            protocol=self._protocol.name,
+            model=self._facts.model,
+            streaming=self._facts.stream,
+            client=client,
+            user_agent=headers.get(b"user-agent", b"").decode("latin-1")[:512],
+            session_id=session_id[:256] if session_id else None,
+            correlating_tool_call_id=self._facts.correlating_tool_call_id,
+            credential_kind=credential.kind,
+            credential_hint=credential.hint,
+            worker=self._worker.journal.worker,
+            started_at=now_us(),
+        )
+
+
+async def relay(
+    connection: Connection, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Callable[[bytes], None]
+) -> None:
+    """Relay a response that nobody accounts for; *watch* sees the bytes of its body before the client does."""
+    head = connection.head
+    assert head is not None  # noqa: S101 - `send` returns with it
+    guard.expect(timeouts.client_s, timeouts.client_error)
+    await reply.start(head.status, for_client(head.headers))
+    await _send_head_early(connection, reply)
+    while True:
+        chunk = connection.take()
+        is_last = connection.complete
+        watch(chunk)
+        if chunk or is_last:
+            guard.expect(timeouts.client_s, timeouts.client_error)
+            await reply.write(chunk, more=not is_last)
+        if is_last:
+            return
+        if not connection.complete:
+            guard.expect(timeouts.upstream_s, timeouts.upstream_error)
+            await _more(connection)
+
+
+async def _send_head_early(connection: Connection, reply: Reply) -> None:
+    """Send the head on its own if the body is not here yet."""
+    if not (connection.has_bytes or connection.complete):
+        await reply.write(b"", more=True)
+
+
+async def _more(connection: Connection) -> None:
+    """Wait until the connection has more of the body, or its end."""
+    try:
+        await connection.wait()
+    except (ConnectionError, ValueError) as exc:
+        raise BadResponse(f"the provider's answer broke off: {exc}") from exc
+
+
+def _status_of(error: BridgeError) -> Status:
+    if isinstance(error, ClientClosed):
+        return "cancelled"
+    return "interrupted" if isinstance(error, Ended) else "failed"

@@ -1,0 +1,363 @@
+"""The journal: records are appended to files of the worker first, and taken to the store from there.
+
+A worker owns one folder, `<journal>/<worker id>/`, holding `lock` (held with `flock` while the worker lives)
+and numbered segments. A segment is a file of fixed size, allocated when it is made so that a full disk is met
+before a request is accepted and not at its end. It holds frames:
+
+    length  u32 little-endian; 0: nothing was written here yet; 0xffffffff: sealed, go on in the next segment
+    crc     u32 little-endian, CRC-32 of the payload
+    payload one record as JSON
+
+All records of one turn of the event loop go out in one `write`. A record counts as kept when that write has
+returned: the page cache survives the death of the process. What a power cut may take is set by `sync`.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from bridgeserver.errors import NotRecordable
+from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, new_id
+
+log = structlog.get_logger("bridgecore")
+
+FRAME = struct.Struct("<II")
+SEALED = 0xFFFFFFFF
+SEGMENT_BYTES = 8 << 20
+"""Larger than the largest frame: a prompt of 1 MiB whose every byte JSON spells with six."""
+
+RESERVE_BYTES = 16 << 10
+"""Room kept for the rest of each open interception: its tokens, tools and end."""
+
+SYNC_INTERVAL_S = 1.0
+
+Sync = Literal["none", "interval", "always"]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AnyRecord).decode
+
+
+def frame(record: AnyRecord) -> bytes:
+    """Return *record* as it stands in a segment."""
+    payload = _encode(record)
+    return FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def allocate(path: Path, size: int) -> int:
+    """Create the file *path* with *size* bytes of disk behind it and return its descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:  # macOS
+            os.pwrite(descriptor, bytes(size), 0)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
+
+
+class Journal:
+    """The worker's side: appends records, refuses new interceptions before there is no room to end them.
+
+    *max_bytes* bounds the segments of this worker that are not shipped yet. Bound to one event loop.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, sync: Sync = "none") -> None:
+        self.worker = new_id()
+        self._folder = folder / self.worker
+        self._max_segments = max(2, max_bytes // SEGMENT_BYTES)
+        self._sync: Sync = sync
+        self._loop = asyncio.get_running_loop()
+        self._lock = _make_worker_folder(folder, self.worker)
+        self._number = 0
+        self._spares: list[int] = []
+        self._segment = self._add_segment()
+        self._offset = 0
+        self._open = 0
+        self._frames: list[bytes] = []
+        self._queued_bytes = 0
+        self._written: asyncio.Future[None] | None = None
+        self._scheduled = False
+        self._sync_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def open_interceptions(self) -> int:
+        """Interceptions that were appended and have not ended."""
+        return self._open
+
+    def begin(self, records: list[AnyRecord]) -> asyncio.Future[None]:
+        """Append an interception and what belongs to it; the future is done once they are kept.
+
+        Raises NotRecordable, here or from the future, if they cannot be: then nothing may go upstream.
+        """
+        frames = [frame(record) for record in records]
+        size = sum(map(len, frames))
+        if not self._has_room(size + (self._open + 1) * RESERVE_BYTES):
+            raise NotRecordable("the journal has no room for another request; its records are not being shipped")
+        self._open += 1
+        self._queue(frames, size)
+        if self._written is None:
+            self._written = self._loop.create_future()
+        return self._written
+
+    def append(self, record: AnyRecord) -> None:
+        """Append a record of an open interception; an end closes it.
+
+        A record that would take the room that other interceptions need to end is left out, and logged.
+        """
+        data = frame(record)
+        if isinstance(record, InterceptionEnd):
+            self._open -= 1
+        elif len(data) > RESERVE_BYTES // 2 and not self._has_room(len(data) + self._open * RESERVE_BYTES):
+            log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=len(data))
+            return
+        self._queue([data], len(data))
+
+    def close(self) -> None:
+        """Write what is queued, seal the journal and let go of its lock, so that the shipper takes it as ended."""
+        self._flush()
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+        for descriptor in (self._segment, *self._spares, self._lock):
+            os.close(descriptor)
+
+    def _queue(self, frames: list[bytes], size: int) -> None:
+        self._frames += frames
+        self._queued_bytes += size
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        frames, self._frames = self._frames, []
+        written, self._written = self._written, None
+        self._queued_bytes = 0
+        try:
+            self._write(frames)
+        except OSError as exc:
+            log.exception("journal_write_failed", folder=str(self._folder))
+            if written is not None and not written.done():
+                written.set_exception(NotRecordable(f"the journal cannot be written: {exc.strerror}"))
+            return
+        if written is not None:
+            if self._sync == "always":
+                _resolve_after(self._loop.run_in_executor(None, os.fsync, self._segment), written)
+            elif not written.done():
+                written.set_result(None)
+        if self._sync == "interval" and self._sync_timer is None:
+            self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
+
+    def _write(self, frames: list[bytes]) -> None:
+        data = b"".join(frames)
+        # The seal needs the room of one frame header.
+        if self._offset + len(data) + FRAME.size <= SEGMENT_BYTES:
+            os.pwrite(self._segment, data, self._offset)
+            self._offset += len(data)
+            return
+        for one in frames:
+            if self._offset + len(one) + FRAME.size > SEGMENT_BYTES:
+                self._rotate()
+            os.pwrite(self._segment, one, self._offset)
+            self._offset += len(one)
+
+    def _rotate(self) -> None:
+        following = self._spares.pop(0) if self._spares else self._add_segment()
+        os.pwrite(self._segment, FRAME.pack(SEALED, 0), self._offset)
+        if self._sync != "none":
+            os.fsync(self._segment)
+        os.close(self._segment)
+        self._segment, self._offset = following, 0
+
+    def _has_room(self, size: int) -> bool:
+        """Whether *size* more bytes fit, after allocating further segments if need be."""
+        needed = size + self._queued_bytes + 2 * FRAME.size
+        while SEGMENT_BYTES - self._offset + len(self._spares) * SEGMENT_BYTES < needed:
+            if sum(1 for _ in self._folder.glob("*.seg")) >= self._max_segments:
+                return False
+            try:
+                self._spares.append(self._add_segment())
+            except OSError as exc:
+                log.warning("journal_segment_failed", folder=str(self._folder), reason=exc.strerror)
+                return False
+        return True
+
+    def _add_segment(self) -> int:
+        descriptor = allocate(segment_path(self._folder, self._number + 1), SEGMENT_BYTES)
+        self._number += 1
+        return descriptor
+
+    def _sync_now(self) -> None:
+        self._sync_timer = None
+        self._loop.run_in_executor(None, _sync_quietly, os.dup(self._segment))
+
+
+def _make_worker_folder(folder: Path, worker: str) -> int:
+    """Make the worker's folder and return its lock; it appears under its name only once it is locked."""
+    unlocked = folder / f".{worker}"
+    unlocked.mkdir(mode=0o700)
+    lock = os.open(unlocked / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    unlocked.rename(folder / worker)
+    return lock
+
+
+def _resolve_after(sync: asyncio.Future[None], written: asyncio.Future[None]) -> None:
+    def resolve(done: asyncio.Future[None]) -> None:
+        if written.done():
+            return
+        if (error := done.exception()) is not None:
+            written.set_exception(NotRecordable(f"the journal cannot be synced: {error}"))
+        else:
+            written.set_result(None)
+
+    sync.add_done_callback(resolve)
+
+
+def _sync_quietly(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        log.warning("journal_sync_failed", reason=exc.strerror)
+    finally:
+        os.close(descriptor)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Return the path of a worker's segment *number*, counted from 1."""
+    return folder / f"{number:08d}.seg"
+
+
+class Tail:
+    """The shipper's side of one worker's folder: reads its records in order, and removes what is done with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.worker = folder.name
+        self.last_at = 0
+        """Time of the newest record read, in microseconds since the epoch."""
+        self._number = min((int(path.stem) for path in folder.glob("*.seg")), default=1)
+        self._offset = 0
+
+    def is_abandoned(self) -> bool:
+        """Whether the worker is gone. Ask before reading: what it wrote last can then not be missed."""
+        try:
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
+    def read(self, limit: int) -> tuple[list[AnyRecord], Callable[[], None]]:
+        """Return up to about *limit* further records, and what to call once they are in the store.
+
+        Until that is called, reading again returns the same records.
+        """
+        records: list[AnyRecord] = []
+        number, offset = self._number, self._offset
+        while len(records) < limit:
+            found, offset, sealed = self._read_segment(number, offset, limit - len(records))
+            records += found
+            if not sealed:
+                break
+            number, offset = number + 1, 0
+
+        def advance() -> None:
+            self._advance(number, offset)
+            for record in records:
+                self.last_at = max(self.last_at, _time_of(record))
+
+        return records, advance
+
+    def is_damaged(self) -> bool:
+        """Whether the worker went on in a later segment: then what stops the reading here is not the end."""
+        try:
+            following = segment_path(self.folder, self._number + 1).open("rb")
+        except FileNotFoundError:
+            return False
+        with following:
+            return any(following.read(FRAME.size))
+
+    def skip_segment(self) -> None:
+        """Keep the rest of a damaged segment aside and go on with the next."""
+        path = segment_path(self.folder, self._number)
+        with suppress(FileNotFoundError):
+            path.rename(self.folder.parent / f"{self.worker}-{path.stem}.damaged")
+        self._number, self._offset = self._number + 1, 0
+
+    def remove(self) -> None:
+        """Remove the folder of an abandoned worker whose records are all in the store."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read_segment(self, number: int, offset: int, limit: int) -> tuple[list[AnyRecord], int, bool]:
+        path = segment_path(self.folder, number)
+        records: list[AnyRecord] = []
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return records, offset, False
+        try:
+            for record, end in read_frames(descriptor, offset):
+                offset = end
+                if record is None:
+                    return records, offset, True
+                records.append(record)
+                if len(records) >= limit:
+                    break
+        finally:
+            os.close(descriptor)
+        return records, offset, False
+
+    def _advance(self, number: int, offset: int) -> None:
+        for done in range(self._number, number):
+            with suppress(FileNotFoundError):
+                segment_path(self.folder, done).unlink()
+        self._number, self._offset = number, offset
+
+
+def read_frames(descriptor: int, offset: int) -> Iterator[tuple[AnyRecord | None, int]]:
+    """Yield each whole record from *offset* on with the offset after it, and None for the seal.
+
+    Stops at the first frame that is not there yet, or whose bytes do not match their checksum: of a living
+    worker that is a write under way, of a dead one a torn write.
+    """
+    while True:
+        header = os.pread(descriptor, FRAME.size, offset)
+        if len(header) < FRAME.size:
+            return
+        length, checksum = FRAME.unpack(header)
+        if length == SEALED:
+            yield None, offset + FRAME.size
+            return
+        if length == 0 or length > SEGMENT_BYTES:
+            return
+        payload = os.pread(descriptor, length, offset + FRAME.size)
+        if len(payload) < length or zlib.crc32(payload) != checksum:
+            return
+        offset += FRAME.size + length
+        yield _decode(payload), offset
+
+
+def _time_of(record: AnyRecord) -> int:
+    if isinstance(record, Interception):
+        return record.started_at
+    if isinstance(record, InterceptionEnd):
+        return record.ended_at
+    return record.created_at

@@ -1,0 +1,93 @@
+"""Which user a provider-side object belongs to.
+
+With a central key all users are one account at the provider, which would show any of them the responses and
+conversations of all. So each such object answers only to the user whose request made it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Executor
+
+import msgspec
+
+from bridgeserver.errors import NotFound
+from bridgeserver.journal import Journal
+from bridgeserver.records import ProviderObject, now_us
+from bridgeserver.store.reader import Reader
+
+OBJECTS_KEPT = 50_000
+OBJECT_BYTES = 1 << 20
+
+RETRIES = 6
+RETRY_S = 0.1
+"""An object made through another worker is in the store once it was shipped, within 250 ms as a rule."""
+
+
+class Ownership:
+    """Remembers what was made through this worker, and asks the store about the rest."""
+
+    def __init__(self, journal: Journal, reader: Reader, executor: Executor) -> None:
+        self._journal = journal
+        self._reader = reader
+        self._executor = executor
+        self._owners: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def claim(self, provider_name: str, object_ids: Iterable[str], user_id: str) -> None:
+        """Record that these objects belong to *user_id*; an object that has an owner keeps it."""
+        for object_id in object_ids:
+            if (provider_name, object_id) not in self._owners:
+                self._remember(provider_name, object_id, user_id)
+                self._journal.append(ProviderObject(provider_name, object_id, user_id, now_us()))
+
+    async def check(self, provider_name: str, object_ids: Iterable[str], user_id: str) -> None:
+        """Raise NotFound unless every object belongs to *user_id*."""
+        for object_id in object_ids:
+            if await self._owner(provider_name, object_id) != user_id:
+                raise NotFound(f"no object with id '{object_id}' was made with your gateway keys")
+
+    async def _owner(self, provider_name: str, object_id: str) -> str | None:
+        owner = self._owners.get((provider_name, object_id))
+        if owner is not None:
+            return owner
+        loop = asyncio.get_running_loop()
+        for attempt in range(RETRIES):
+            if attempt:
+                await asyncio.sleep(RETRY_S)
+            owner = await loop.run_in_executor(self._executor, self._reader.find_object, provider_name, object_id)
+            if owner is not None:
+                self._remember(provider_name, object_id, owner)
+                return owner
+        return None
+
+    def _remember(self, provider_name: str, object_id: str, user_id: str) -> None:
+        self._owners[provider_name, object_id] = user_id
+        if len(self._owners) > OBJECTS_KEPT:
+            self._owners.popitem(last=False)
+
+
+class Claim:
+    """Reads along with a body until its JSON is whole, and claims the object that it describes."""
+
+    def __init__(self, ownership: Ownership, provider_name: str, user_id: str) -> None:
+        self._ownership = ownership
+        self._provider_name = provider_name
+        self._user_id = user_id
+        self._body = bytearray()
+        self._done = False
+
+    def __call__(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        if self._done or len(self._body) + len(chunk) > OBJECT_BYTES:
+            return
+        self._body += chunk
+        try:
+            made = msgspec.json.decode(self._body, type=_Object)
+        except msgspec.DecodeError:
+            return  # not whole yet, or an error and no object
+        self._done = True
+        self._ownership.claim(self._provider_name, [made.id], self._user_id)
+
+
+class _Object(msgspec.Struct):
+    id: str

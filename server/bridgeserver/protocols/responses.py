@@ -1,0 +1,212 @@
+"""OpenAI's Responses protocol."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+
+from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient, openai
+from bridgeserver.protocols.bodies import last, read_body
+from bridgeserver.protocols.failure import reported
+from bridgeserver.records import ErrorType, ThoughtSource
+
+ITEM_LIMIT = 4096
+"""Items of one response that are remembered, so that its last event does not bring them again."""
+
+
+class _Request(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+    input: str | list[msgspec.Raw] | None = None
+    previous_response_id: Any = None
+    conversation: Any = None
+
+
+_REQUEST = msgspec.json.Decoder(_Request)
+
+
+class Responses:
+    """OpenAI's Responses protocol."""
+
+    name = "responses"
+
+    def facts(self, body: bytes) -> Facts:
+        request = read_body(body, _REQUEST)
+        item = lenient.mapping(last(request.input))
+        ids = (lenient.identifier(request.previous_response_id), _conversation_id(request.conversation))
+        return Facts(
+            model=_model(request.model),
+            stream=request.stream is True,
+            prompt=request.input if isinstance(request.input, str) else _prompt(item),
+            correlating_tool_call_id=_correlating_id(item),
+            object_ids=tuple(filter(None, ids)),
+        )
+
+    def tap(self) -> "ResponsesTap":
+        return ResponsesTap()
+
+    def usage_splice(self, body: bytes) -> Splice | None:
+        """Return None: a Responses stream always tells its usage."""
+        del body
+        return None
+
+    def error_body(self, status: int, message: str, error_type: ErrorType) -> bytes:
+        return openai.error_body(status, message, error_type)
+
+    def error_event(self, message: str, error_type: ErrorType) -> bytes:
+        error = openai.error_object(message, error_type)
+        # The provider's own numbering is not followed; clients do not order by it.
+        event = {
+            "type": "error",
+            "code": error["code"],
+            "message": error["message"],
+            "param": None,
+            "sequence_number": 0,
+        }
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+class ResponsesTap:
+    """Watches one answer in the Responses protocol."""
+
+    def __init__(self) -> None:
+        self.response_id = ""
+        self.usage: Usage | None = None
+        self.complete = False
+        self.failure: Failure | None = None
+        self.object_ids: tuple[str, ...] = ()
+        self._taken: set[int] = set()
+
+    def event(self, name: bytes, data: bytes) -> list[Finding]:
+        if name:
+            take = self._EVENTS.get(name)
+            return take(self, lenient.mapping(lenient.read(data))) if take else []
+        event = lenient.mapping(lenient.read(data))
+        kind = lenient.text(event.get("type")) or ("error" if event.get("error") is not None else "")
+        take = self._EVENTS.get(kind.encode("utf-8", "replace"))
+        return take(self, event) if take else []
+
+    def body(self, data: bytes) -> list[Finding]:
+        answer = lenient.read(data)
+        return self._ended({"response": answer}) if isinstance(answer, dict) else []
+
+    def is_extra_usage(self, data: bytes) -> bool:
+        """Return False: usage is part of the protocol."""
+        del data
+        return False
+
+    def _begun(self, event: dict[str, Any]) -> list[Finding]:
+        self._envelope(lenient.mapping(event.get("response")))
+        return []
+
+    def _item_done(self, event: dict[str, Any]) -> list[Finding]:
+        position = lenient.count(event.get("output_index"))
+        if position is None:
+            position = len(self._taken)
+        return self._item(position, lenient.mapping(event.get("item")))
+
+    def _ended(self, event: dict[str, Any]) -> list[Finding]:
+        response = lenient.mapping(event.get("response"))
+        self._envelope(response)
+        self.complete = True
+        self._judge(response, event.get("type"))
+        found: list[Finding] = []
+        if len(self._taken) == ITEM_LIMIT:
+            return found  # what was beyond the limit cannot be told from what is new
+        for position, item in enumerate(lenient.array(response.get("output"))):
+            found += self._item(position, lenient.mapping(item))
+        return found
+
+    def _error(self, event: dict[str, Any]) -> list[Finding]:
+        error = event.get("error")
+        # Without an inner object the event itself is the error, and its type says only that.
+        self.failure = reported(error if error is not None else {**event, "type": None})
+        return []
+
+    def _judge(self, response: dict[str, Any], event_type: Any) -> None:
+        """Read the error of a response; a body that is nothing but an error is no response."""
+        error = response.get("error")
+        if error is not None:
+            self.failure = reported(error)
+            self.complete = "status" in response
+        elif response.get("status") == "failed" or event_type == "response.failed":
+            self.failure = Failure("server_error", "the provider says that the response failed, and not why")
+
+    def _envelope(self, response: dict[str, Any]) -> None:
+        self.response_id = lenient.identifier(response.get("id")) or self.response_id
+        kept_id = self.response_id if response.get("store") is not False else ""
+        ids = (kept_id, _conversation_id(response.get("conversation")))
+        self.object_ids = tuple(filter(None, ids))
+        usage = response.get("usage")
+        if isinstance(usage, dict):
+            self.usage = openai.read_usage(lenient.mapping(usage), "input", "output")
+
+    def _item(self, position: int, item: dict[str, Any]) -> list[Finding]:
+        """Take an output item, once: positions are compared, since some providers change an item's id."""
+        if position in self._taken:
+            return []
+        if len(self._taken) < ITEM_LIMIT:
+            self._taken.add(position)
+        return _findings(item)
+
+    _EVENTS: ClassVar[dict[bytes, Callable[["ResponsesTap", dict[str, Any]], list[Finding]]]] = {
+        b"response.created": _begun,
+        b"response.queued": _begun,
+        b"response.in_progress": _begun,
+        b"response.output_item.done": _item_done,
+        b"response.completed": _ended,
+        b"response.incomplete": _ended,
+        b"response.failed": _ended,
+        b"response.cancelled": _ended,
+        b"error": _error,
+    }
+
+
+def _findings(item: dict[str, Any]) -> list[Finding]:
+    kind = item.get("type")
+    if kind == "function_call":
+        return [_tool(item, "arguments")]
+    if kind == "custom_tool_call":
+        return [_tool(item, "input")]
+    if kind == "reasoning":
+        return _thoughts("reasoning_summary", item.get("summary"), None)
+    if kind == "message" and item.get("role") == "assistant" and item.get("phase") == "commentary":
+        return _thoughts("commentary", item.get("content"), "output_text")
+    return []
+
+
+def _tool(item: dict[str, Any], arguments: str) -> Tool:
+    call_id, name = lenient.identifier(item.get("call_id")), lenient.identifier(item.get("name"))
+    return Tool(call_id, name, lenient.text(item.get(arguments)))
+
+
+def _thoughts(source: ThoughtSource, parts: Any, part_type: str | None) -> list[Finding]:
+    """Return a thought for each part that has text and is of *part_type*, where one is asked for."""
+    members = map(lenient.mapping, lenient.array(parts))
+    texts = (lenient.text(part.get("text")) for part in members if part_type is None or part.get("type") == part_type)
+    return [Thought(source, text) for text in texts if text]
+
+
+def _model(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value)[: lenient.IDENTIFIER_LIMIT] if is_number else lenient.identifier(value)
+
+
+def _conversation_id(value: Any) -> str:
+    return lenient.identifier(value) or lenient.identifier(lenient.mapping(value).get("id"))
+
+
+def _prompt(item: dict[str, Any]) -> str | None:
+    if item.get("role") != "user":
+        return None
+    content = item.get("content")
+    if isinstance(content, str):
+        return content
+    parts = [part for part in map(lenient.mapping, lenient.array(content)) if part.get("type") == "input_text"]
+    texts = [lenient.text(part["text"]) for part in parts if isinstance(part.get("text"), str)]
+    return "\n".join(texts) if texts else None
+
+
+def _correlating_id(item: dict[str, Any]) -> str | None:
+    is_output = lenient.text(item.get("type")) in {"function_call_output", "custom_tool_call_output"}
+    return lenient.identifier(item.get("call_id")) or None if is_output else None

@@ -1,0 +1,147 @@
+"""What a provider is, whatever its type."""
+
+from typing import Literal, NamedTuple
+from urllib.parse import unquote, urlencode, urlsplit
+
+from bridgeserver.config import ProviderConfig
+from bridgeserver.errors import NotFound, ProviderDisabled, Unauthorized
+from bridgeserver.headers import Headers, Pairs, for_upstream
+from bridgeserver.protocols import Protocol
+from bridgeserver.secret import hint
+from bridgeserver.upstream import Origin
+
+CREDENTIAL_HEADERS = {"bearer": b"authorization", "x-api-key": b"x-api-key", "api-key": b"api-key"}
+
+
+class ProviderType(NamedTuple):
+    """The routes of one kind of provider, below its prefix."""
+
+    name: str
+    prefix: str
+    bridged: dict[str, Protocol]
+    passthrough: frozenset[str]
+    subtrees: tuple[str, ...]
+    error_protocol: Protocol
+    owned: tuple[str, ...] = ()
+    """Subtrees whose next segment is the id of an object that belongs to one user."""
+    creates: frozenset[str] = frozenset()
+    """Passthrough routes whose answer to a POST is an object of that kind."""
+
+
+class Route(NamedTuple):
+    """Where a request goes: `protocol` is None for a passthrough."""
+
+    path: str
+    protocol: Protocol | None
+    object_id: str | None
+    creates_object: bool
+
+
+class Credential(NamedTuple):
+    """The header that a provider is shown, and what may be recorded of it."""
+
+    name: bytes
+    value: bytes
+    kind: Literal["centralized", "byok"]
+    hint: str
+
+
+class Provider:
+    """One configured provider; immutable."""
+
+    def __init__(self, config: ProviderConfig, kind: ProviderType) -> None:
+        url = urlsplit(config.base_url)
+        self.name = config.name
+        self.type = kind.name
+        self.enabled = config.enabled
+        self.shared_state = config.shared_state
+        self.error_protocol = kind.error_protocol
+        self.origin = Origin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+        self._kind = kind
+        self._prefix = f"/{config.name}{kind.prefix}"
+        self._base_path = url.path.rstrip("/").encode()
+        self._query = urlencode(list(config.query.items())).encode()
+        self._host = url.netloc.encode()
+        self._extra_headers = [(name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()]
+        self._central = self._central_credential(config)
+
+    def check_enabled(self) -> None:
+        """Raise ProviderDisabled if this provider is switched off."""
+        if not self.enabled:
+            raise ProviderDisabled(f'provider_disabled: AI provider "{self.name}" is disabled')
+
+    def route(self, method: str, path: str) -> Route:
+        """Return the route of a raw request path that names this provider, or raise NotFound."""
+        below = path.removeprefix(self._prefix) if path.startswith(f"{self._prefix}/") else ""
+        protocol = self._kind.bridged.get(below)
+        if protocol is not None and method == "POST":
+            return Route(below, protocol, None, creates_object=False)
+        if protocol is None and (below in self._kind.passthrough or below.startswith(self._kind.subtrees)):
+            return Route(below, None, self._object_id(below), method == "POST" and below in self._kind.creates)
+        raise NotFound(f"route not supported: {method} {path}")
+
+    def credential(self, headers: Headers, *, is_byok: bool) -> Credential:
+        """Return what to show upstream: the caller's own credential in a BYOK call, else the central key.
+
+        Raises Unauthorized where there is neither.
+        """
+        own = self._own_credential(headers) if is_byok else None
+        credential = own or self._central
+        if credential is None:
+            raise Unauthorized(
+                f'AI provider "{self.name}" has no central key: send the gateway key as X-Bridge-Token '
+                "and your own provider key beside it",
+            )
+        return credential
+
+    def request_head(
+        self, method: str, route: Route, query: bytes, headers: Pairs, credential: Credential, body_bytes: int
+    ) -> bytes:
+        """Return the head of the upstream request, with its blank line."""
+        target = self._base_path + route.path.encode()
+        if self._query or query:
+            target += b"?" + b"&".join(filter(None, (self._query, query)))
+        lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + self._host]
+        extra = self._extra_headers
+        is_central = credential.kind == "centralized"
+        for name, value in for_upstream(headers, is_central=is_central, replaced=[name for name, _ in extra]):
+            lines.append(b"%b: %b" % (name, value))
+        lines += [b"%b: %b" % pair for pair in extra]
+        if credential.name:
+            lines.append(b"%b: %b" % (credential.name, credential.value))
+        lines.append(b"accept-encoding: identity")
+        if body_bytes or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
+            lines.append(b"content-length: %d" % body_bytes)
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
+
+    def _own_credential(self, headers: Headers) -> Credential | None:
+        key = headers.get(b"x-api-key")
+        if key and self.type == "anthropic":
+            return Credential(b"x-api-key", key, "byok", hint(key.decode("latin-1")))
+        value = headers.get(b"authorization")
+        token = bearer_token(value) if value else None
+        if token is not None and value is not None:
+            return Credential(b"authorization", value, "byok", hint(token))
+        return None
+
+    def _central_credential(self, config: ProviderConfig) -> Credential | None:
+        if config.auth == "none":
+            return Credential(b"", b"", "centralized", "")
+        if not config.keys:
+            return None
+        secret = config.keys[0].reveal()
+        value = f"Bearer {secret}" if config.auth == "bearer" else secret
+        return Credential(CREDENTIAL_HEADERS[config.auth], value.encode(), "centralized", hint(secret))
+
+    def _object_id(self, below: str) -> str | None:
+        for subtree in self._kind.owned:
+            if below.startswith(subtree):
+                return unquote(below.removeprefix(subtree).partition("/")[0])
+        return None
+
+
+def bearer_token(value: bytes) -> str | None:
+    """Return the token of an `Authorization` value: exactly two fields, the first `bearer` in any case."""
+    fields = value.decode("latin-1").split()
+    return fields[1] if len(fields) == 2 and fields[0].lower() == "bearer" else None

@@ -1,0 +1,98 @@
+"""Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
+
+from bridgeserver.journal import Journal
+from bridgeserver.protocols import Finding, Tool, Usage
+from bridgeserver.records import (
+    CONTENT_LIMIT,
+    PROMPT_LIMIT,
+    AnyRecord,
+    ErrorType,
+    Interception,
+    InterceptionEnd,
+    ModelThought,
+    Status,
+    TokenUsage,
+    ToolUse,
+    UserPrompt,
+    clip,
+    now_us,
+)
+
+
+class Recorder:
+    """The records of one interception, in the order in which they are made."""
+
+    __slots__ = ("_interception", "_journal", "_seq", "id")
+
+    def __init__(self, journal: Journal, interception: Interception) -> None:
+        self.id = interception.id
+        self._interception = interception
+        self._journal = journal
+        self._seq = 0
+
+    async def begin(self, prompt: str | None) -> None:
+        """Keep the interception and its prompt; raises NotRecordable if that cannot be done."""
+        records: list[AnyRecord] = [self._interception]
+        if prompt is not None:
+            text, truncated = clip(prompt, PROMPT_LIMIT)
+            records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
+        await self._journal.begin(records)
+
+    def finding(self, found: Finding, response_id: str) -> None:
+        """Keep a tool call or a thought."""
+        if isinstance(found, Tool):
+            arguments, truncated = clip(found.arguments, CONTENT_LIMIT)
+            record: AnyRecord = ToolUse(
+                self.id,
+                self._next(),
+                response_id,
+                found.call_id,
+                found.name,
+                server=None,
+                arguments=arguments,
+                truncated=truncated,
+                injected=False,
+                error=None,
+                created_at=now_us(),
+            )
+        else:
+            text, truncated = clip(found.text, CONTENT_LIMIT)
+            record = ModelThought(self.id, self._next(), found.source, text, truncated, now_us())
+        self._journal.append(record)
+
+    def usage(self, usage: Usage, response_id: str, *, partial: bool) -> None:
+        """Keep what one upstream response cost."""
+        self._journal.append(
+            TokenUsage(
+                self.id,
+                self._next(),
+                response_id,
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write,
+                usage.extra,
+                partial,
+                now_us(),
+            ),
+        )
+
+    def end(
+        self,
+        status: Status,
+        *,
+        http_status: int | None,
+        attempts: int,
+        error_type: ErrorType | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        """Keep how it ended."""
+        if error_message is not None:
+            error_message, _ = clip(error_message, 1024)
+        self._journal.append(
+            InterceptionEnd(self.id, status, http_status, error_type, error_message, attempts, now_us()),
+        )
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq

@@ -1,0 +1,4 @@
+"""The history of the schema, one file a step below `versions`; Alembic runs them."""
+
+HEAD = "0001"
+"""The newest revision."""

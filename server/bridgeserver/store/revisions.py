@@ -1,0 +1,29 @@
+"""Counters that only grow, each a row of its own; by them others notice that something changed.
+
+A transaction that counts one up holds its row until it commits, so the order of values is the order of commits:
+whoever has seen a value has seen everything that was numbered below it.
+"""
+
+from sqlalchemy import Connection, select, update
+
+from bridgeserver.store.schema import revisions
+
+KEYS = "keys_rev"
+"""Grows with every change of a key or a user."""
+
+CONFIG = "config_rev"
+"""Grows with every change of a stored provider."""
+
+ENDS = "end_batch"
+"""Grows with every transaction that ends interceptions."""
+
+
+def current(connection: Connection, name: str) -> int:
+    """Return the value of a counter."""
+    return int(connection.execute(select(revisions.c.value).where(revisions.c.name == name)).scalar_one())
+
+
+def advance(connection: Connection, name: str) -> int:
+    """Count up by one and return the new value."""
+    connection.execute(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
+    return current(connection, name)

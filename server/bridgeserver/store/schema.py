@@ -1,0 +1,199 @@
+"""The tables, defined once for every engine; `migrations` builds them, and a test compares the two.
+
+The columns of a record's table begin with the fields of its type, in the same order: `shipping` relies on it.
+Children of an interception have no foreign key, so they may be stored before it or after its end.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeEngine
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Timestamp(TypeDecorator[int]):
+    """An instant, in Python as whole microseconds since the Unix epoch; SQLite stores just that."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[int] | TypeEngine[datetime]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | datetime | None:
+        if value is None or dialect.name != "postgresql":
+            return value
+        return EPOCH + value * MICROSECOND
+
+    def process_result_value(self, value: int | datetime | None, dialect: Dialect) -> int | None:
+        del dialect
+        return (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
+
+
+metadata = MetaData()
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("email", Text),
+    Column("active", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("label", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("revoked_at", Timestamp),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Timestamp, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # a JSON object
+)
+
+interceptions = Table(
+    "interceptions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("provider_name", Text, nullable=False),
+    Column("protocol", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("streaming", Boolean, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Column("session_id", Text),
+    Column("correlating_tool_call_id", Text),
+    Column("credential_kind", Text, nullable=False),
+    Column("credential_hint", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("started_at", Timestamp, nullable=False),
+    # The fields of an InterceptionEnd:
+    Column("status", Text, nullable=False, server_default="open"),
+    Column("http_status", Integer),
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("attempts", Integer),
+    Column("ended_at", Timestamp),
+    # The number of the transaction that stored the end. An end is stored some time after `ended_at`, so
+    # whoever follows the ends cannot go by the clock; this number grows in the order of commits.
+    Column("end_batch", BigInteger),
+)
+Index("ix_interceptions_started", interceptions.c.started_at, interceptions.c.id)
+Index("ix_interceptions_user", interceptions.c.user_id, interceptions.c.started_at, interceptions.c.id)
+
+
+def _index_where(name: str, *columns: str, is_null: str | None = None, is_set: str | None = None) -> None:
+    """Index only the rows in which a column has no value, or has one."""
+    condition = interceptions.c[is_null].is_(None) if is_null else interceptions.c[is_set or ""].is_not(None)
+    Index(
+        f"ix_interceptions_{name}",
+        *(interceptions.c[column] for column in columns),
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
+
+
+_index_where("session", "session_id", is_set="session_id")
+_index_where("correlating_tool_call", "correlating_tool_call_id", is_set="correlating_tool_call_id")
+_index_where("open", "worker", is_null="ended_at")
+_index_where("ended", "end_batch", "ended_at", "id", is_set="end_batch")
+
+
+def _child(name: str, *columns: Column[object]) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("interception_id", Text, primary_key=True),
+        Column("seq", Integer, primary_key=True, autoincrement=False),
+        *columns,
+        Column("created_at", Timestamp, nullable=False),
+    )
+
+
+user_prompts = _child(
+    "user_prompts",
+    Column("text", Text, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+)
+
+token_usages = _child(
+    "token_usages",
+    Column("response_id", Text, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("extra", Text, nullable=False),  # a JSON object
+    Column("partial", Boolean, nullable=False),
+)
+
+tool_usages = _child(
+    "tool_usages",
+    Column("response_id", Text, nullable=False),
+    Column("tool_call_id", Text, nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("server", Text),
+    Column("arguments", Text, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("injected", Boolean, nullable=False),
+    Column("error", Text),
+)
+
+model_thoughts = _child(
+    "model_thoughts",
+    Column("source", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+)
+
+provider_objects = Table(
+    "provider_objects",
+    metadata,
+    Column("provider_name", Text, primary_key=True),
+    Column("object_id", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)

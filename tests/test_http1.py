@@ -1,0 +1,278 @@
+"""The upstream connection, against a server whose every byte is given."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import pytest
+import uvloop
+
+from bridgecore import Connection
+from rawserver import Handler, answering, raw_server, read_request
+
+REQUEST = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n"
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run *coroutine* on the event loop of production."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+async def connect(port: int, **options: int) -> Connection:
+    """Return a connection to the server under test."""
+    loop = asyncio.get_running_loop()
+    _transport, connection = await loop.create_connection(partial(Connection, loop, **options), "127.0.0.1", port)
+    return connection
+
+
+async def read_response(connection: Connection) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body of the response under way."""
+    while connection.head is None:
+        await connection.wait()
+    body = b""
+    while True:
+        body += connection.take()
+        if connection.complete:
+            return connection.head.status, connection.head.headers, body
+        await connection.wait()
+
+
+async def exchange(handler: Handler, **options: int) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
+    """Send one request to *handler* and return its response, and whether the connection can be used again."""
+    async with raw_server(handler) as port:
+        connection = await connect(port, **options)
+        try:
+            connection.send(REQUEST, b"{}")
+            return *await read_response(connection), connection.is_reusable
+        finally:
+            connection.abort()
+
+
+@pytest.mark.parametrize(
+    ("answer", "close", "status", "body", "reusable"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", False, 200, b"abc", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", False, 200, b"", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", True),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", False, 304, b"", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc", False, 200, b"abc", False),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nabc", False, 200, b"abc", False),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", True, 200, b"until the end", False),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nx-t: 1\r\n\r\n",
+            False,
+            200,
+            b"abcde",
+            True,
+        ),
+        (
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+                b"HTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\nz"
+            ),
+            False,
+            201,
+            b"z",
+            True,
+        ),
+    ],
+    ids=["length", "empty", "204", "304", "close", "http10", "until-close", "chunked", "informational"],
+)
+def test_reads_every_framing(answer: bytes, close: bool, status: int, body: bytes, reusable: bool) -> None:
+    """Each way to delimit a body is understood, and tells whether the connection lives on."""
+    got_status, headers, got_body, got_reusable = run(exchange(answering(answer, close=close)))
+    assert (got_status, got_body, got_reusable) == (status, body, reusable)
+    assert (b"link", b"</a>") not in headers
+
+
+def test_keeps_header_order_and_duplicates() -> None:
+    """Header fields come as they were sent, names in lower case."""
+    answer = b"HTTP/1.1 200 OK\r\nX-B: 1\r\nx-a: 2\r\nX-b: 3\r\nContent-Length: 0\r\n\r\n"
+    _status, headers, _body, _reusable = run(exchange(answering(answer)))
+    assert headers == [(b"x-b", b"1"), (b"x-a", b"2"), (b"x-b", b"3"), (b"content-length", b"0")]
+
+
+def test_hands_on_each_read_as_it_arrives() -> None:
+    """A slice of the body is there before the server sends the next one."""
+
+    async def scenario() -> list[bytes]:
+        go_on = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc")
+            await go_on.wait()
+            writer.write(b"def")
+            await reader.read()
+
+        async with raw_server(handler) as port:
+            connection = await connect(port)
+            connection.send(REQUEST, b"{}")
+            while not (first := connection.take()):
+                await connection.wait()
+            go_on.set()
+            while not connection.complete:
+                await connection.wait()
+            second = connection.take()
+            connection.abort()
+            return [first, second]
+
+    assert run(scenario()) == [b"abc", b"def"]
+
+
+def test_serves_requests_one_after_another() -> None:
+    """A kept connection serves the next request; one in use takes none."""
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n"
+
+    async def scenario() -> list[bytes]:
+        async with raw_server(answering(answer + b"1", answer + b"2")) as port:
+            connection = await connect(port)
+            bodies = list[bytes]()
+            for _ in range(2):
+                connection.send(REQUEST, b"{}")
+                with pytest.raises(ConnectionError):
+                    connection.send(REQUEST, b"{}")
+                bodies.append((await read_response(connection))[2])
+            connection.abort()
+            return bodies
+
+    assert run(scenario()) == [b"1", b"2"]
+
+
+def test_a_head_request_has_no_body() -> None:
+    """The length in an answer to HEAD announces nothing, and the connection ends with it."""
+
+    async def scenario() -> tuple[int, bytes, bool]:
+        async with raw_server(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")) as port:
+            connection = await connect(port)
+            connection.send(b"HEAD /x HTTP/1.1\r\nhost: h\r\n\r\n", b"", is_head_request=True)
+            status, _headers, body = await read_response(connection)
+            return status, body, connection.is_reusable
+
+    assert run(scenario()) == (200, b"", False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", ConnectionError),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", ConnectionError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc", ConnectionError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", ConnectionError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", ValueError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nabc", ValueError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", ValueError),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", ValueError),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", ValueError),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", ValueError),
+    ],
+    ids=["nothing", "head", "length", "chunk", "size", "lengths", "both", "upgrade", "ssh", "huge-head"],
+)
+def test_a_broken_answer_is_an_error_and_the_end(answer: bytes, error: type[Exception]) -> None:
+    """A cut is a ConnectionError, bytes that are not HTTP a ValueError; the connection is not used again."""
+
+    async def scenario() -> bool:
+        async with raw_server(answering(answer, close=True)) as port:
+            connection = await connect(port)
+            connection.send(REQUEST, b"{}")
+            with pytest.raises(error):
+                await read_response(connection)
+            return connection.is_reusable
+
+    assert run(scenario()) is False
+
+
+def test_hands_out_what_came_before_the_break() -> None:
+    """Bytes that arrived are relayed even when the answer broke right after them."""
+
+    async def scenario() -> bytes:
+        answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n"
+        async with raw_server(answering(answer)) as port:
+            connection = await connect(port)
+            connection.send(REQUEST, b"{}")
+            while connection.head is None:
+                await connection.wait()
+            body = b""
+            with pytest.raises(ValueError, match="not valid HTTP"):
+                while True:
+                    body += connection.take()
+                    await connection.wait()
+            return body
+
+    assert run(scenario()) == b"abc"
+
+
+def test_bytes_that_no_request_asked_for_end_the_connection() -> None:
+    """A peer that speaks out of turn is not trusted with another request."""
+
+    async def scenario() -> Exception | None:
+        lost = asyncio.Event()
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        async with raw_server(answering(answer + answer)) as port:
+            connection = await connect(port)
+            connection.on_lost(lambda _connection: lost.set())
+            connection.send(REQUEST, b"{}")
+            await read_response(connection)
+            await lost.wait()
+            return connection.error
+
+    assert isinstance(run(scenario()), (ValueError, ConnectionError))
+
+
+def test_stops_reading_while_nobody_takes() -> None:
+    """At most the buffer and what the kernel holds is read ahead of a caller that does not take."""
+
+    async def scenario() -> int:
+        total = 64 << 20
+        sent = 0
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+            for _ in range(total >> 16):
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+                sent += 1 << 16
+
+        async with raw_server(handler) as port:
+            connection = await connect(port, buffer_bytes=1 << 16)
+            connection.send(REQUEST, b"{}")
+            previous = -1
+            while sent != previous:  # until the server is held up
+                previous = sent
+                await asyncio.sleep(0.05)
+            held_at = sent
+            received = 0
+            while not connection.complete:
+                received += len(connection.take())
+                if not connection.complete:
+                    await connection.wait()
+            received += len(connection.take())
+            assert received == total
+            connection.abort()
+            return held_at
+
+    assert run(scenario()) < 32 << 20
+
+
+def test_an_early_answer_ends_the_connection() -> None:
+    """A server that answered before it had read the body is not sent another request."""
+
+    async def scenario() -> tuple[int, bool]:
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+            await asyncio.Event().wait()
+
+        async with raw_server(handler) as port:
+            connection = await connect(port)
+            body = bytes(64 << 20)
+            connection.send(b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body), body)
+            status, _headers, _body = await read_response(connection)
+            return status, connection.is_reusable
+
+    assert run(scenario()) == (413, False)

@@ -1,0 +1,365 @@
+"""The journal and the shipper: what was appended arrives, once, whatever dies in between."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgeserver import journal as journals
+from bridgeserver.errors import NotRecordable, StoreError
+from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, Tail, frame, segment_path
+from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, UserPrompt
+from bridgeserver.shipper import Shipper
+
+
+def interception(number: int, worker: str = "w") -> Interception:
+    """Return a record with an id of its own."""
+    return Interception(
+        id=f"i{number}",
+        user_id="u",
+        key_id="k",
+        provider="openai",
+        provider_name="openai",
+        protocol="chat",
+        model="m",
+        streaming=False,
+        client="Unknown",
+        user_agent="",
+        session_id=None,
+        correlating_tool_call_id=None,
+        credential_kind="centralized",
+        credential_hint="",
+        worker=worker,
+        started_at=1000 + number,
+    )
+
+
+def prompt(number: int, text: str) -> UserPrompt:
+    """Return the prompt of interception *number*."""
+    return UserPrompt(f"i{number}", 1, text, truncated=False, created_at=1000 + number)
+
+
+def end(number: int) -> InterceptionEnd:
+    """Return the end of interception *number*."""
+    return InterceptionEnd(f"i{number}", "completed", 200, None, None, 1, 2000 + number)
+
+
+class Shelf:
+    """A store that keeps what it is given, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.records: list[AnyRecord] = []
+        self.interrupted: list[tuple[str, int]] = []
+        self.open: list[str] = []
+        self.fails = False
+
+    def apply(self, records: Sequence[AnyRecord]) -> int:
+        if self.fails:
+            raise StoreError("the shelf is full")
+        self.records += records
+        return len(records)
+
+    def interrupt(self, worker: str, ended_at: int) -> int:
+        self.interrupted.append((worker, ended_at))
+        return 1
+
+    def open_workers(self) -> list[str]:
+        return self.open
+
+
+def read_all(tail: Tail) -> list[AnyRecord]:
+    """Return everything that a tail has to give."""
+    records, advance = tail.read(1_000_000)
+    advance()
+    return records
+
+
+def in_loop(scenario: Callable[[], Any]) -> Any:
+    """Run an async *scenario*."""
+    return asyncio.run(scenario())
+
+
+def test_records_arrive_in_order(tmp_path: Path) -> None:
+    """What was begun and appended is read back as it was, one write for all of a turn."""
+    writes = list[int]()
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        original = os.pwrite
+
+        def counting(descriptor: int, data: bytes, offset: int) -> int:
+            writes.append(len(data))
+            return original(descriptor, data, offset)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", counting)
+            begun = journal.begin([interception(1), prompt(1, "hé\x00\n")])
+            journal.append(end(1))
+            await begun
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), end(1)]
+    assert len(writes) == 1
+
+
+def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -> None:
+    """Segments are sealed when they are full, read through, and removed once their records are taken."""
+    text = "x" * 1_000_000
+
+    async def scenario() -> tuple[int, int]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        for number in range(20):
+            await journal.begin([interception(number), prompt(number, text)])
+            journal.append(end(number))
+        await asyncio.sleep(0)
+        folder = tmp_path / journal.worker
+        tail = Tail(folder)
+        before = len(list(folder.glob("*.seg")))
+        count = 0
+        while found := tail.read(7)[0]:
+            count += len(found)
+            tail.read(7)[1]()
+        assert len(list(folder.glob("*.seg"))) < before
+        journal.close()
+        return before, count
+
+    before, count = in_loop(scenario)
+    assert before >= 3
+    assert count == 60
+
+
+def test_refuses_what_it_could_not_end(tmp_path: Path) -> None:
+    """At its limit the journal refuses new interceptions, and still takes the ends of all that run."""
+
+    async def scenario() -> int:
+        journal = Journal(tmp_path, max_bytes=2 * SEGMENT_BYTES)
+        begun = 0
+        with pytest.raises(NotRecordable, match="no room"):
+            while True:
+                await journal.begin([interception(begun), prompt(begun, "x" * 100_000)])
+                begun += 1
+        for number in range(begun):
+            journal.append(end(number))
+        await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        assert sum(isinstance(record, InterceptionEnd) for record in records) == begun
+        return begun
+
+    assert in_loop(scenario) > 10
+
+
+def test_a_full_disk_refuses_new_requests_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no segment can be allocated, what runs is recorded to its end and nothing new begins."""
+
+    def full(_path: Path, _size: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    async def scenario() -> int:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        monkeypatch.setattr(journals, "allocate", full)
+        begun = 0
+        with pytest.raises(NotRecordable):
+            while True:
+                await journal.begin([interception(begun)])
+                begun += 1
+        for number in range(begun):
+            journal.append(end(number))
+        await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return sum(isinstance(record, InterceptionEnd) for record in records)
+
+    assert in_loop(scenario) >= SEGMENT_BYTES // RESERVE_BYTES - 20
+
+
+def test_a_failing_write_refuses_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interception that could not be written is not one: its future fails, so nothing goes upstream."""
+
+    def broken(_descriptor: int, _data: bytes, _offset: int) -> int:
+        raise OSError(5, "Input/output error")
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", broken)
+            with pytest.raises(NotRecordable, match="Input/output error"):
+                await journal.begin([interception(1)])
+        journal.close()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("sync", ["none", "interval", "always"])
+def test_every_sync_policy_keeps_records(tmp_path: Path, sync: journals.Sync) -> None:
+    """Records are there whatever the policy; `always` waits for the disk first."""
+    synced = list[int]()
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30, sync=sync)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", synced.append)
+            await journal.begin([interception(1)])
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(1)]
+    assert len(synced) == (sync == "always")
+
+
+def abandoned(folder: Path, data: bytes, number: int = 1) -> Path:
+    """Make the folder of a dead worker whose segment holds *data*."""
+    worker = folder / "dead"
+    worker.mkdir(exist_ok=True)
+    (worker / "lock").touch()
+    segment_path(worker, number).write_bytes(data.ljust(1 << 16, b"\0"))
+    return worker
+
+
+def test_ships_leftovers_and_ends_what_was_open(tmp_path: Path) -> None:
+    """A folder without a living worker is shipped, its open interceptions are ended, and it is removed."""
+    folder = abandoned(tmp_path, frame(interception(1)) + frame(interception(2)) + frame(end(1)))
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1), interception(2), end(1)]
+    assert shelf.interrupted == [("dead", 2001)]
+    assert not folder.exists()
+
+
+def test_a_torn_last_frame_is_left_out(tmp_path: Path) -> None:
+    """A frame that was cut by the crash is no record; those before it are."""
+    whole = frame(interception(1))
+    torn = frame(interception(2))[:-5]
+    folder = abandoned(tmp_path, whole + torn)
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1)]
+    assert not folder.exists()
+
+
+def test_damage_in_the_middle_is_kept_aside(tmp_path: Path) -> None:
+    """When the worker had gone on in a later segment, what cannot be read is kept and the rest is shipped."""
+    damaged = bytearray(frame(interception(1)) + frame(interception(2)))
+    damaged[-1] ^= 0xFF
+    abandoned(tmp_path, bytes(damaged))
+    abandoned(tmp_path, frame(interception(3)), number=2)
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1), interception(3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["dead-00000001.damaged"]
+
+
+def test_a_failing_store_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """What the store refused is offered again, and what it took is not."""
+    abandoned(tmp_path, frame(interception(1)))
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    shelf.fails = True
+    assert [shipper.attempt(), shipper.attempt()] == [None, None]
+    shelf.fails = False
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1)]
+
+
+def test_measures_for_how_long_the_store_refuses(tmp_path: Path) -> None:
+    """The lag grows while the store fails, and is over with the first pass that succeeds."""
+    now = 100.0
+    shelf = Shelf()
+    shelf.fails = True
+    abandoned(tmp_path, frame(interception(1)))
+    shipper = Shipper(tmp_path, shelf, clock=lambda: now)
+    assert shipper.lag_s == 0
+    assert shipper.attempt() is None
+    now = 107.0
+    assert shipper.lag_s == 7
+    shelf.fails = False
+    assert shipper.attempt() == 1
+    assert shipper.lag_s == 0
+
+
+def test_interceptions_without_a_journal_are_ended(tmp_path: Path) -> None:
+    """When a journal was lost with its volume, the interceptions that the store knew of do not stay open."""
+    shelf = Shelf()
+    shelf.open = ["gone"]
+    Shipper(tmp_path, shelf).attempt()
+    assert [worker for worker, _at in shelf.interrupted] == ["gone"]
+
+
+def test_a_living_worker_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """While its lock is held a worker's folder stays, even when all its records are shipped."""
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        await journal.begin([interception(1, journal.worker)])
+        shelf = Shelf()
+        shipper = Shipper(tmp_path, shelf)
+        assert shipper.ship() == 1
+        assert shipper.ship() == 0
+        assert not shelf.interrupted
+        journal.close()
+        assert shipper.ship() == 0
+        assert shelf.interrupted == [(journal.worker, 1001)]
+
+    in_loop(scenario)
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_journal import interception
+from bridgeserver.journal import Journal
+
+async def main():
+    journal = Journal(Path({folder!r}), max_bytes=1 << 30)
+    for number in range(100_000):
+        await journal.begin([interception(number, journal.worker)])
+        if number == 500:
+            print("go", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_kept_survives_kill_9(tmp_path: Path) -> None:
+    """Every interception whose write returned is there after SIGKILL, without a gap."""
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"go\n"
+        child.send_signal(signal.SIGKILL)
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    ids = [record.id for record in shelf.records if isinstance(record, Interception)]
+    assert len(ids) > 500
+    assert ids == [f"i{number}" for number in range(len(ids))]
+    assert len(shelf.interrupted) == 1
+
+
+def test_frames_are_as_documented() -> None:
+    """The format on disk is a contract between versions: length, CRC-32, JSON."""
+    data = frame(end(7))
+    length, checksum = FRAME.unpack_from(data)
+    payload = data[FRAME.size :]
+    assert length == len(payload)
+    assert checksum == zlib.crc32(payload)
+    assert payload.startswith(b'{"kind":"end","interception_id":"i7","status":"completed"')
