@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test soak clients types lint format bench wheel lock debug clean
+.PHONY: help build run test types lint format debug wheel lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,9 +31,6 @@ run: build  ## a gateway on 127.0.0.1:8080 with SQLite below .dev/
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/pytest
 
-soak: $(VENV)/.dev  ## full storms, kills and outages
-	$(BIN)/pytest -m soak
-
 types: $(VENV)/.dev  ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright
@@ -46,6 +43,10 @@ lint: $(VENV)/.dev  ## ruff and cython-lint
 format: $(VENV)/.dev  ## rewrite the sources the way `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+debug: $(VENV)/.dev  ## the suite on a checked, line-traced build; restores the release build afterwards
+	BRIDGECORE_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+	$(BIN)/pytest; status=$$?; $(BIN)/python setup.py --quiet build_ext --inplace --force; exit $$status
 
 wheel: $(VENV)/.dev  ## sdist, and the wheel built from it
 	$(BIN)/python -m pip install --quiet build

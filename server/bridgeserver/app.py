@@ -109,7 +109,8 @@ class Call:
             await self._answer_probe()
             return
         presented = presented_token(request)
-        caller = await worker.keyring.authenticate(presented.text, request.peer)
+        address = request.client_address(worker.trusted_proxies)
+        caller = await worker.keyring.authenticate(presented.text, address)
         request.check_path()
         provider = self._provider()
         provider.check_enabled()

@@ -102,17 +102,17 @@ class Keyring:
         """Whether the store answered when it was last asked."""
         return self._unreadable_since is None
 
-    async def authenticate(self, text: str, peer: str) -> Caller:
+    async def authenticate(self, text: str, address: str) -> Caller:
         """Return the owner of a token; raise Unauthorized, TooManyRequests, or StoreError."""
         digest = hashlib.blake2b(text.encode(), key=self._hash_key, digest_size=16).digest()
         caller = self._callers.get(digest)
         if caller is not None and self._may_serve_known():
             self._callers.move_to_end(digest)
             return caller
-        self._failures.check(peer)
+        self._failures.check(address)
         caller = await self._look_up_once(digest, text)
         if caller is None:
-            self._failures.count(peer)
+            self._failures.count(address)
             raise Unauthorized("the gateway key is not valid: it is unknown, malformed or revoked")
         return caller
 

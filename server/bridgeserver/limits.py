@@ -9,7 +9,7 @@ from bridgeserver.errors import Overloaded, TooManyRequests
 FAILURES_PER_S = 20
 """Refused keys that one address may try a second."""
 
-PEERS_KEPT = 4096
+ADDRESSES_KEPT = 4096
 
 
 class Admission:
@@ -55,16 +55,16 @@ class FailureLimit:
         self._clock = clock
         self._failures: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
-    def check(self, peer: str) -> None:
-        """Raise TooManyRequests if *peer* has failed too often in this second."""
-        second, count = self._failures.get(peer, (0, 0))
+    def check(self, address: str) -> None:
+        """Raise TooManyRequests if *address* has failed too often in this second."""
+        second, count = self._failures.get(address, (0, 0))
         if count >= FAILURES_PER_S and second == int(self._clock()):
             raise TooManyRequests(f"more than {FAILURES_PER_S} refused gateway keys in one second from this address")
 
-    def count(self, peer: str) -> None:
-        """Count a refused key from *peer*."""
+    def count(self, address: str) -> None:
+        """Count a refused key from *address*."""
         now = int(self._clock())
-        second, count = self._failures.pop(peer, (now, 0))
-        self._failures[peer] = (now, count + 1 if second == now else 1)
-        if len(self._failures) > PEERS_KEPT:
+        second, count = self._failures.pop(address, (now, 0))
+        self._failures[address] = (now, count + 1 if second == now else 1)
+        if len(self._failures) > ADDRESSES_KEPT:
             self._failures.popitem(last=False)

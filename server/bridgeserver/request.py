@@ -2,9 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from contextlib import suppress
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -14,7 +15,9 @@ from bridgeserver.headers import Headers, Pairs, by_name
 from bridgeserver.limits import Budget
 
 DISCARD_BYTES = 64 << 20
-DISCARD_S = 5.0
+DISCARD_S = 2.0
+
+Network = IPv4Network | IPv6Network
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,11 +41,24 @@ class Request:
         self.fields: Pairs = list(scope["headers"])
         self.headers: Headers = by_name(self.fields)
         self.peer: str = scope["client"][0] if scope.get("client") else ""
+        """The address that the request came from."""
 
     @property
     def provider_name(self) -> str:
         """The first segment of the path."""
         return self.path[1:].partition("/")[0]
+
+    def client_address(self, trusted: Collection[Network]) -> str:
+        """Return the address of the client: of the peer, or what a trusted proxy says in `X-Forwarded-For`.
+
+        Read from its end, where the nearest proxy has written; the first address that is not itself a trusted
+        proxy counts.
+        """
+        hops = [hop.strip() for hop in self.headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+        address = self.peer
+        while trusted and hops and _is_in(address, trusted):
+            address = hops.pop() or address
+        return address
 
     def check_head(self, max_bytes: int) -> None:
         """Raise HeadTooLarge if the head is longer than *max_bytes*."""
@@ -65,6 +81,14 @@ class Request:
                 raise BadRequest("the path holds an encoded slash or a backslash")
             if any(byte < 0x20 or byte == 0x7F for byte in decoded):
                 raise BadRequest("the path holds a control character")
+
+
+def _is_in(address: str, networks: Collection[Network]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
 
 
 async def read_body(

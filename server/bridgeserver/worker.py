@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,7 @@ class Worker:
         self.providers = build(config.providers)
         self.timeouts = Timeouts(upstream_s=server.upstream_idle_timeout_s, client_s=server.client_stall_s)
         self.tick_s = min(server.body_timeout_s, server.client_stall_s, server.upstream_idle_timeout_s) / 10
+        self.trusted_proxies = [ip_network(network, strict=False) for network in server.trusted_proxies]
         self.admission = Admission(server.max_streams)
         self.budget = Budget(server.max_buffered_bytes)
         self.counters: Counter[str] = Counter()

@@ -24,6 +24,9 @@ COMMAND_LINE = "command line"
 SERVICE_VARIABLE = re.compile(
     r"BRIDGECORE_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)",
 )
+BUILD_SWITCH = "BRIDGECORE_DEBUG"
+"""Read by setup.py, and often left in a developer's environment."""
+
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S*")
 
 
@@ -80,7 +83,7 @@ class Sources:
     def read_environment(self, environ: Mapping[str, str]) -> None:
         """Read the variables that begin with BRIDGECORE_."""
         for variable, text in sorted(environ.items()):
-            if variable.startswith(PREFIX) and not _is_service_variable(variable, text):
+            if variable.startswith(PREFIX) and not _is_of_others(variable, text):
                 self._read_variable(variable, text)
 
     def read_flags(self, flags: Mapping[str, object]) -> None:
@@ -199,7 +202,10 @@ def _variables() -> dict[str, tuple[str, str]]:
     }
 
 
-def _is_service_variable(variable: str, text: str) -> bool:
+def _is_of_others(variable: str, text: str) -> bool:
+    """Whether the variable is none of the configuration's, although it begins like one."""
+    if variable == BUILD_SWITCH:
+        return True
     if variable.endswith("_PORT") and SERVICE_URL.fullmatch(text):
         return "__" not in variable
     return SERVICE_VARIABLE.fullmatch(variable) is not None

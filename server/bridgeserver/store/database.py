@@ -38,7 +38,7 @@ class Store:
 
     def __init__(self, path: Path, *, is_durable: bool) -> None:
         self.path = path
-        self._engine = _engine(path, "FULL" if is_durable else "NORMAL")
+        self._engine = open_engine(path, "FULL" if is_durable else "NORMAL")
         self._writing_engine = self._engine.execution_options(begin="BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -175,7 +175,8 @@ def _create(path: Path) -> None:
         ) from exc
 
 
-def _engine(path: Path, synchronous: str) -> Engine:
+def open_engine(path: Path, synchronous: str) -> Engine:
+    """Return an engine whose connections are set up for the store."""
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(url, hide_parameters=True, connect_args={"isolation_level": None})
 

@@ -82,6 +82,8 @@ def _is_after(order: tuple[ColumnElement[Any], ...], place: Start | End) -> Colu
 
 def _page(connection: Connection, query: Select[Any]) -> list[tuple[Row[Any], Record]]:
     rows = connection.execute(query).all()
+    if not rows:
+        return []
     ids = [row.id for row in rows]
     usages = _children(connection, token_usages, ids)
     prompts = _children(connection, user_prompts, ids)

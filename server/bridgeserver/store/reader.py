@@ -53,8 +53,8 @@ class Reader:
         )
         if row is None:
             return None
-        *columns, is_admin, active = row
-        return KeyRow(*columns, bool(is_admin), bool(active))
+        key_id, user_id, user_name, secret_hash, is_admin, active = row
+        return KeyRow(key_id, user_id, user_name, secret_hash, bool(is_admin), bool(active))
 
     def revision(self) -> int:
         """Return a number that grows with every change of a key or a user."""

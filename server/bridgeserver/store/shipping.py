@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, bindparam, case, distinct, select, update
+from sqlalchemy import Connection, Table, bindparam, case, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.dml import UpdateBase
@@ -105,7 +105,7 @@ def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
 
 def open_workers(connection: Connection) -> list[str]:
     """Return the workers that have open interceptions."""
-    return list(connection.execute(select(distinct(interceptions.c.worker)).where(_IS_OPEN)).scalars())
+    return list(connection.execute(select(interceptions.c.worker).where(_IS_OPEN).distinct()).scalars())
 
 
 def _run(connection: Connection, sql: str, rows: list[Row]) -> int:

@@ -1,0 +1,230 @@
+"""Shipping: records become rows, once, however often and in whatever pieces they come."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import samples
+from bridgeserver.errors import StoreError
+from bridgeserver.records import (
+    AnyRecord,
+    Interception,
+    InterceptionEnd,
+    ModelThought,
+    ProviderObject,
+    TokenUsage,
+    ToolUse,
+    UserPrompt,
+)
+from bridgeserver.store import Store, open_store
+from bridgeserver.store.schema import metadata
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that all tests of this file share."""
+    store = open_store(f"sqlite:///{tmp_path_factory.mktemp('shipping')}/a.db")
+    store.upgrade()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(opened: Store) -> Store:
+    """A store without records."""
+    samples.empty(opened.path)
+    return opened
+
+
+TABLES: dict[type[AnyRecord], str] = {
+    Interception: "interceptions",
+    UserPrompt: "user_prompts",
+    TokenUsage: "token_usages",
+    ToolUse: "tool_usages",
+    ModelThought: "model_thoughts",
+    ProviderObject: "provider_objects",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_columns_stand_in_the_order_of_fields(kind: type[AnyRecord]) -> None:
+    """A record's fields can be stored by position."""
+    columns = list(metadata.tables[TABLES[kind]].columns.keys())
+    assert columns[: len(kind.__struct_fields__)] == list(kind.__struct_fields__)
+
+
+def test_ends_stand_in_the_order_of_fields() -> None:
+    """An end's fields can be stored by position."""
+    columns = list(metadata.tables["interceptions"].columns.keys())
+    fields = [*InterceptionEnd.__struct_fields__[1:], "end_batch"]
+    assert columns[-len(fields) :] == fields
+
+
+def test_every_field_is_stored(store: Store) -> None:
+    """What was recorded stands in the tables, field by field."""
+    records = [*samples.whole(), samples.provider_object()]
+    assert store.apply(records) == len(records)
+    found = samples.tables(store.path)
+    for record in records:
+        fields = msgspec.structs.asdict(record)
+        if isinstance(record, InterceptionEnd):
+            row = found["interceptions"][0]
+            del fields["interception_id"]
+        else:
+            (row,) = found[TABLES[type(record)]]
+        if isinstance(record, TokenUsage):
+            fields["extra"] = '{"reasoning":7}'
+        assert {name: row[name] for name in fields} == fields
+
+
+def test_nothing_is_stored_twice(store: Store) -> None:
+    """Applying the same again changes nothing and counts nothing."""
+    records = [*samples.whole(), samples.provider_object()]
+    store.apply(records)
+    before = samples.tables(store.path)
+    assert store.apply(records) == 0
+    assert samples.tables(store.path) == before
+
+
+def test_only_new_records_are_counted(store: Store) -> None:
+    """Of a batch that is partly known the rest is stored and counted."""
+    store.apply([samples.interception(1), samples.prompt(1)])
+    assert store.apply([samples.interception(1), samples.interception(2), samples.prompt(1), samples.prompt(2)]) == 2
+
+
+def test_no_records_are_no_work(store: Store) -> None:
+    """An empty batch is allowed."""
+    assert store.apply([]) == 0
+
+
+def test_the_first_record_of_an_id_stays(store: Store) -> None:
+    """A later record of the same id does not replace the first."""
+    store.apply([samples.provider_object("resp_1", "first")])
+    store.apply([samples.provider_object("resp_1", "second")])
+    assert [row["user_id"] for row in samples.tables(store.path)["provider_objects"]] == ["first"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_first_end_wins(store: Store, *, together: bool) -> None:
+    """Of two ends the first stays, in one batch and in two."""
+    ends = [samples.end(http_status=200), samples.end(http_status=500)]
+    store.apply([samples.interception()])
+    changed = [store.apply(ends)] if together else [store.apply([end]) for end in ends]
+    assert sum(changed) == 1
+    assert samples.tables(store.path)["interceptions"][0]["http_status"] == 200
+
+
+def test_the_order_within_a_batch_does_not_matter(store: Store) -> None:
+    """An end may stand before its interception if both come at once."""
+    store.apply(samples.whole())
+    expected = samples.tables(store.path)
+    samples.empty(store.path)
+    store.apply(samples.whole()[::-1])
+    assert samples.tables(store.path) == expected
+
+
+def test_children_may_come_at_any_time(store: Store) -> None:
+    """What belongs to an interception is kept before it, and after its end."""
+    store.apply([samples.prompt()])
+    store.apply([samples.interception(), samples.end()])
+    assert store.apply([samples.usage()]) == 1
+    (record,) = store.records()
+    assert (record["prompt"], record["input_tokens"]) == ("hello", 1)
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(store: Store) -> None:
+    """When one record cannot be stored, none of its batch is."""
+    unstorable = msgspec.structs.replace(samples.prompt(), seq=None)
+    with pytest.raises(StoreError, match="NOT NULL"):
+        store.apply([samples.interception(), unstorable, samples.end()])
+    assert samples.tables(store.path)["interceptions"] == []
+
+
+def test_a_failure_tells_nothing_of_the_records(store: Store) -> None:
+    """What users said stands neither in the message nor in the error behind it."""
+    unstorable = msgspec.structs.replace(samples.prompt(text="very private"), seq=None)
+    with pytest.raises(StoreError) as caught:
+        store.apply([unstorable])
+    assert "private" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_interrupting_ends_what_one_worker_left_open(store: Store) -> None:
+    """Only open interceptions of that worker end, and once."""
+    store.apply([samples.interception(1), samples.interception(2), samples.end(1), samples.interception(3, worker="v")])
+    assert sorted(store.open_workers()) == ["v", "w"]
+    assert store.interrupt("w", 3_000_000) == 1
+    assert store.interrupt("w", 4_000_000) == 0
+    assert store.open_workers() == ["v"]
+    ended, interrupted, still_open = samples.tables(store.path)["interceptions"]
+    assert (ended["status"], still_open["status"], still_open["ended_at"]) == ("completed", "open", None)
+    fields = ("status", "error_type", "error_message", "ended_at", "http_status")
+    message = "the gateway process ended"
+    assert [interrupted[name] for name in fields] == ["interrupted", "gateway_stopped", message, 3_000_000, None]
+
+
+def test_nothing_ends_before_it_began(store: Store) -> None:
+    """An interruption that is dated too early happens at the beginning."""
+    store.apply([samples.interception(started_at=5_000_000)])
+    store.interrupt("w", 4_000_000)
+    assert samples.tables(store.path)["interceptions"][0]["ended_at"] == 5_000_000
+
+
+def test_an_end_after_an_interruption_is_too_late(store: Store) -> None:
+    """The first end wins here as well."""
+    store.apply([samples.interception()])
+    store.interrupt("w", 3_000_000)
+    assert store.apply([samples.end()]) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a\0b", "\U0001f600é\u202e\ufffd", "\ufeff", "'; DROP TABLE users; --", "x" * (1 << 20)]
+)
+def test_any_text_is_kept(store: Store, text: str) -> None:
+    """A prompt comes out as it went in, whatever characters it has."""
+    store.apply([samples.interception(), samples.prompt(text=text)])
+    assert [record["prompt"] for record in store.records()] == [text]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[AnyRecord]:
+    """A worker's journal: requests that overlap, each in its own order, some ended twice, some not at all."""
+    waiting: list[list[AnyRecord]] = []
+    for number in range(1, draw(st.integers(1, 4)) + 1):
+        middle: list[AnyRecord] = [
+            samples.prompt(number),
+            samples.usage(number),
+            samples.tool(number),
+            samples.thought(number),
+            samples.provider_object(f"resp_{number}"),
+        ]
+        ends = [samples.end(number, http_status=200), samples.end(number, http_status=500)]
+        count = draw(st.integers(0, len(middle)))
+        waiting.append([samples.interception(number), *middle[:count], *ends[: draw(st.integers(0, 2))]])
+    stream: list[AnyRecord] = []
+    while waiting:
+        chosen = draw(st.sampled_from(waiting))
+        stream.append(chosen.pop(0))
+        waiting = [records for records in waiting if records]
+    return stream
+
+
+@settings(max_examples=60, deadline=None)
+@given(stream=streams(), data=st.data())
+def test_deliveries_do_not_matter(opened: Store, stream: list[AnyRecord], data: st.DataObject) -> None:
+    """However a journal is cut into batches, and however often its parts are sent again, the tables are the same."""
+    samples.empty(opened.path)
+    opened.apply(stream)
+    expected = samples.tables(opened.path)
+    samples.empty(opened.path)
+    delivered = changed = 0
+    while delivered < len(stream):
+        first = data.draw(st.integers(0, delivered), label="first")
+        after = data.draw(st.integers(delivered + 1, len(stream)), label="after")
+        changed += opened.apply(stream[first:after])
+        delivered = after
+    assert samples.tables(opened.path) == expected
+    rows = sum(len(rows) for rows in expected.values())
+    assert changed == rows + sum(row["ended_at"] is not None for row in expected["interceptions"])
