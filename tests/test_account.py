@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,12 @@ def test_holds_no_more_than_its_limit() -> None:
 @pytest.mark.parametrize("encoding", [b"gzip", b"identity"])
 def test_reads_bodies_and_says_what_failed(encoding: bytes) -> None:
     """Usage is found in plain and in compressed bodies."""
-    answer = {"id": "m", "type": "message", "content": [], "usage": {"input_tokens": 3, "output_tokens": 4}}
+    answer: dict[str, Any] = {
+        "id": "m",
+        "type": "message",
+        "content": [],
+        "usage": {"input_tokens": 3, "output_tokens": 4},
+    }
     plain = json.dumps(answer).encode()
     body = gzip.compress(plain) if encoding == b"gzip" else plain
     account = Account(Messages().tap(), 200, [*JSON, (b"content-encoding", encoding)], drop_extra_usage=False)
@@ -88,7 +94,7 @@ def test_an_unknown_encoding_is_relayed_and_partial() -> None:
 
 def test_finishing_twice_learns_nothing_twice() -> None:
     """A client that leaves with the last byte does not double what was learnt."""
-    answer = {
+    answer: dict[str, Any] = {
         "id": "m",
         "type": "message",
         "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}],

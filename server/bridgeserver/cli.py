@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridgeserver.config import Config, load, render
 from bridgeserver.errors import BridgeError, ConfigError
-from bridgeserver.store import Store, open_store
+
+if TYPE_CHECKING:
+    from bridgeserver.store import Store
 
 FOLLOW_POLL_S = 0.25
 
@@ -123,7 +125,9 @@ def _load(options: argparse.Namespace, flags: Mapping[str, object] | None = None
     return load(options.config, os.environ, flags or {})
 
 
-def _store(options: argparse.Namespace) -> Store:
+def _store(options: argparse.Namespace) -> "Store":
+    from bridgeserver.store import open_store  # SQLAlchemy costs 260 ms
+
     store = open_store(_load(options).store.url)
     store.upgrade()
     return store

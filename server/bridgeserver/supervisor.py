@@ -65,7 +65,8 @@ class Supervisor:
         lock = lock_journal(journal)
         reservation = reserve_port(config.server.host, config.server.port)
         self._port = reservation.getsockname()[1]
-        store = open_store(config.store.url)
+        # A journal that is synced must not be dropped for a commit that a power cut can undo.
+        store = open_store(config.store.url, is_durable=config.journal.sync != "none")
         try:
             store.upgrade()
             self._shipper = Shipper(journal, store)
