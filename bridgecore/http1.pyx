@@ -174,8 +174,6 @@ cdef class Connection:
         except HttpParserError as exc:
             # A callback of ours that raised comes wrapped; its own message says more.
             self._fail(ValueError(f"the upstream's answer is not valid HTTP: {exc.__context__ or exc}"))
-        if self.complete and self._until_close:
-            self.abort()
         self._wake()
 
     # What the parser calls.
@@ -218,6 +216,7 @@ cdef class Connection:
 
     def on_message_complete(self):
         self._head_bytes = 0
+        self._headers = []  # trailers, which nobody is told of
         if not self._informational and not self.complete:
             self._finish()
 

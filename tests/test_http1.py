@@ -141,6 +141,23 @@ def test_serves_requests_one_after_another() -> None:
     assert run(scenario()) == [b"1", b"2"]
 
 
+def test_trailers_do_not_become_headers_of_the_next_response() -> None:
+    """Trailer fields of one response are dropped and stand in no other."""
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-trailer: 1\r\n\r\n"
+    plain = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+    async def scenario() -> list[tuple[bytes, bytes]]:
+        async with raw_server(answering(chunked, plain)) as port:
+            connection = await connect(port)
+            for _ in range(2):
+                connection.send(REQUEST, b"{}")
+                _status, headers, _body = await read_response(connection)
+            connection.abort()
+            return headers
+
+    assert run(scenario()) == [(b"content-length", b"0")]
+
+
 def test_a_head_request_has_no_body() -> None:
     """The length in an answer to HEAD announces nothing, and the connection ends with it."""
 

@@ -199,6 +199,51 @@ def test_a_failing_write_refuses_the_request(tmp_path: Path, monkeypatch: pytest
     in_loop(scenario)
 
 
+def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path) -> None:
+    """Callers of one turn share a write; one that is cancelled while it waits cancels nobody else."""
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+
+        async def begin(number: int) -> None:
+            await journal.begin([interception(number)])
+
+        first, second = (asyncio.create_task(begin(number)) for number in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(0), interception(1)]
+
+
+def test_room_is_not_counted_twice_when_a_frame_does_not_fit(tmp_path: Path) -> None:
+    """What is left of a segment behind a large frame is lost, and the ends of all that runs still fit."""
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=3 * SEGMENT_BYTES)
+        begun = 0
+        with pytest.raises(NotRecordable):
+            while True:
+                await journal.begin([interception(begun), prompt(begun, "\x01" * 900_000)])
+                begun += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(journals, "allocate", None)  # no further segment may be needed
+            for number in range(begun):
+                for _ in range(10):
+                    journal.append(prompt(number, "x" * 1000))
+                journal.append(end(number))
+            await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        assert sum(isinstance(record, InterceptionEnd) for record in records) == begun > 1
+
+    in_loop(scenario)
+
+
 @pytest.mark.parametrize("sync", ["none", "interval", "always"])
 def test_every_sync_policy_keeps_records(tmp_path: Path, sync: journals.Sync) -> None:
     """Records are there whatever the policy; `always` waits for the disk first."""

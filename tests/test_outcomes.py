@@ -209,6 +209,27 @@ def test_a_client_that_leaves_before_the_answer_is_recorded(gateway: Gateway, fa
     assert fake.requests[-1].closed.wait(5)
 
 
+def test_clients_that_leave_at_any_moment_leave_nothing_open(gateway: Gateway, fake: FakeProvider) -> None:
+    """However early a client goes, what was begun is ended, and the gateway serves on."""
+    fake.script = Script(events=50, gap_s=0.001)
+    body = json.dumps(BODIES[MESSAGES] | {"model": "gone", "stream": True}).encode()
+    head = f"POST {MESSAGES} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    for number in range(150):
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.sendall(request)
+            if number % 3:
+                client.recv(number)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def all_ended() -> list[str] | None:
+        gateway.count_recorded()
+        statuses = [record["status"] for record in gateway.records() if record["model"] == "gone"]
+        return statuses if statuses and "open" not in statuses else None
+
+    assert set(gateways.eventually(all_ended)) <= {"cancelled", "completed"}
+
+
 def test_a_client_that_stops_reading_is_given_up(gateway: Gateway, fake: FakeProvider) -> None:
     """A client that reads nothing for `client_stall_s` does not hold its provider's connection for ever."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"

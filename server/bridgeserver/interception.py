@@ -82,11 +82,12 @@ class Interception:
         broken answer is left without its end, which aborts the connection.
         """
         recorder = Recorder(self._worker.journal, self._record(credential))
-        await recorder.begin(self._facts.prompt)
+        kept = recorder.begin(self._facts.prompt)
         self._asked_for_usage = asked_for_usage
         exchange = self._worker.upstream(self._provider.origin).exchange()
         try:
             with guard, exchange:
+                await kept
                 guard.expect(self._worker.timeouts.upstream_s, self._worker.timeouts.upstream_error)
                 connection = await exchange.send(head, body)
                 await self._relay(connection, recorder, reply, guard)

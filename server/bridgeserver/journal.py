@@ -88,7 +88,7 @@ class Journal:
         self._open = 0
         self._frames: list[bytes] = []
         self._queued_bytes = 0
-        self._written: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._sync_timer: asyncio.TimerHandle | None = None
 
@@ -100,17 +100,19 @@ class Journal:
     def begin(self, records: list[AnyRecord]) -> asyncio.Future[None]:
         """Append an interception and what belongs to it; the future is done once they are kept.
 
-        Raises NotRecordable, here or from the future, if they cannot be: then nothing may go upstream.
+        Raises NotRecordable if there is no room. When the future raises it, the write failed: nothing may go
+        upstream, but the interception counts as open until its end is appended.
         """
         frames = [frame(record) for record in records]
         size = sum(map(len, frames))
-        if not self._has_room(size + (self._open + 1) * RESERVE_BYTES):
+        if not self._has_room(size, (self._open + 1) * RESERVE_BYTES):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
         self._open += 1
         self._queue(frames, size)
-        if self._written is None:
-            self._written = self._loop.create_future()
-        return self._written
+        # One for each caller: a caller that is cancelled cancels its own.
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
 
     def append(self, record: AnyRecord) -> None:
         """Append a record of an open interception; an end closes it.
@@ -120,7 +122,7 @@ class Journal:
         data = frame(record)
         if isinstance(record, InterceptionEnd):
             self._open -= 1
-        elif len(data) > RESERVE_BYTES // 2 and not self._has_room(len(data) + self._open * RESERVE_BYTES):
+        elif len(data) > RESERVE_BYTES // 2 and not self._has_room(len(data), self._open * RESERVE_BYTES):
             log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=len(data))
             return
         self._queue([data], len(data))
@@ -143,20 +145,18 @@ class Journal:
     def _flush(self) -> None:
         self._scheduled = False
         frames, self._frames = self._frames, []
-        written, self._written = self._written, None
+        waiters, self._waiters = self._waiters, []
         self._queued_bytes = 0
         try:
             self._write(frames)
         except OSError as exc:
             log.exception("journal_write_failed", folder=str(self._folder))
-            if written is not None and not written.done():
-                written.set_exception(NotRecordable(f"the journal cannot be written: {exc.strerror}"))
+            _resolve(waiters, f"the journal cannot be written: {exc.strerror}")
             return
-        if written is not None:
-            if self._sync == "always":
-                _resolve_after(self._loop.run_in_executor(None, os.fsync, self._segment), written)
-            elif not written.done():
-                written.set_result(None)
+        if waiters and self._sync == "always":
+            _resolve_after(self._loop.run_in_executor(None, os.fsync, self._segment), waiters)
+        else:
+            _resolve(waiters)
         if self._sync == "interval" and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
 
@@ -181,10 +181,13 @@ class Journal:
         os.close(self._segment)
         self._segment, self._offset = following, 0
 
-    def _has_room(self, size: int) -> bool:
-        """Whether *size* more bytes fit, after allocating further segments if need be."""
-        needed = size + self._queued_bytes + 2 * FRAME.size
-        while SEGMENT_BYTES - self._offset + len(self._spares) * SEGMENT_BYTES < needed:
+    def _has_room(self, size: int, reserve: int) -> bool:
+        """Whether *size* more bytes fit and leave *reserve*, after allocating further segments if need be."""
+        queued = self._queued_bytes + size + FRAME.size
+        # What does not fit into the current segment goes to the next one, and the rest of this one is lost.
+        left = SEGMENT_BYTES - self._offset
+        usable = left if queued <= left else 0
+        while usable + len(self._spares) * SEGMENT_BYTES < queued + reserve:
             if sum(1 for _ in self._folder.glob("*.seg")) >= self._max_segments:
                 return False
             try:
@@ -214,14 +217,20 @@ def _make_worker_folder(folder: Path, worker: str) -> int:
     return lock
 
 
-def _resolve_after(sync: asyncio.Future[None], written: asyncio.Future[None]) -> None:
-    def resolve(done: asyncio.Future[None]) -> None:
-        if written.done():
-            return
-        if (error := done.exception()) is not None:
-            written.set_exception(NotRecordable(f"the journal cannot be synced: {error}"))
+def _resolve(waiters: list[asyncio.Future[None]], failure: str | None = None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue  # its caller was cancelled
+        if failure is None:
+            waiter.set_result(None)
         else:
-            written.set_result(None)
+            waiter.set_exception(NotRecordable(failure))
+
+
+def _resolve_after(sync: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
+    def resolve(done: asyncio.Future[None]) -> None:
+        error = done.exception()
+        _resolve(waiters, f"the journal cannot be synced: {error}" if error else None)
 
     sync.add_done_callback(resolve)
 

@@ -1,5 +1,7 @@
 """Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
 
+from collections.abc import Awaitable
+
 from bridgeserver.journal import Journal
 from bridgeserver.protocols import Finding, Tool, Usage
 from bridgeserver.records import (
@@ -30,13 +32,16 @@ class Recorder:
         self._journal = journal
         self._seq = 0
 
-    async def begin(self, prompt: str | None) -> None:
-        """Keep the interception and its prompt; raises NotRecordable if that cannot be done."""
+    def begin(self, prompt: str | None) -> Awaitable[None]:
+        """Append the interception and its prompt, which are kept once the result is done.
+
+        Raises NotRecordable if there is no room. From then on an `end` must follow, even if the result raises.
+        """
         records: list[AnyRecord] = [self._interception]
         if prompt is not None:
             text, truncated = clip(prompt, PROMPT_LIMIT)
             records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
-        await self._journal.begin(records)
+        return self._journal.begin(records)
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call or a thought."""
