@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider, Script
 from gateway import BODIES, Gateway, OpenAnswer
 
+ID = "x-bridge-interception-id"
 STREAM = "/openai/v1/responses"
 BODY = BODIES[STREAM] | {"stream": True}
 
@@ -46,7 +48,7 @@ def test_kill_9_of_everything_during_50_streams(tmp_path: Path) -> None:
         gateways.write_config(tmp_path, fake.url, server="workers = 2")
         with gateways.running(tmp_path) as gateway:
             responses = open_streams(gateway, fake, 50)
-            ids = {response.headers["x-bridge-interception-id"] for response in responses}
+            ids = {response.headers[ID] for response in responses}
             os.killpg(gateway.process.pid, signal.SIGKILL)
             gateway.process.wait()
         for response in responses:
@@ -81,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_its_requests_end(tmp_path: Path) -> Non
             (response,) = open_streams(gateway, fake, 1)
             (worker,) = gateway.workers()
             os.kill(worker, signal.SIGKILL)
-            record = gateway.record(response.headers["x-bridge-interception-id"])
+            record = gateway.record(response.headers[ID])
             assert record["status"] == "interrupted"
             response.close()
 
@@ -295,6 +297,64 @@ def test_check_names_every_mistake_and_serve_does_not_start(tmp_path: Path) -> N
 def records_of(folder: Path) -> list[dict[str, Any]]:
     """Return what the command prints as JSON."""
     return [json.loads(line) for line in gateways.bridgecore(folder, "records", "--json").stdout.splitlines()]
+
+
+def test_records_follow_prints_what_ends(gateway: Gateway) -> None:
+    """`records --follow --json` prints an interception once it has ended, and nothing that ended before."""
+    gateway.count_recorded()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridgeserver", "records", "--follow", "--json"],
+        cwd=gateway.folder,
+        env=gateways.clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        seen = list[str]()
+        ids = list[str]()
+
+        def follows() -> bool | None:
+            # Until the command has begun to follow, what ends is of the past to it.
+            ids.append(gateway.ask("/openai/v1/responses", BODIES["/openai/v1/responses"]).headers[ID])
+            assert process.stdout is not None
+            if select.select([process.stdout], [], [], 0.3)[0]:
+                seen.append(process.stdout.readline())
+            return True if seen else None
+
+        gateways.eventually(follows)
+        process.terminate()
+    assert json.loads(seen[0])["id"] in ids
+    assert json.loads(seen[0])["status"] == "completed"
+
+
+def test_new_workers_take_over_on_sigusr2(tmp_path: Path) -> None:
+    """SIGUSR2 starts a new worker, lets the old one finish its streams, and answers all the while."""
+    with fakeprovider.running() as fake:
+        gateways.write_config(tmp_path, fake.url)
+        with gateways.running(tmp_path) as gateway:
+            (response,) = open_streams(gateway, fake, 1)
+            (old,) = gateway.workers()
+            gateway.process.send_signal(signal.SIGUSR2)
+            gateways.eventually(lambda: True if len(gateway.workers()) == 2 else None)
+            fake.release(1000)
+            with response:
+                assert b"response.completed" in response.read()
+            gateways.eventually(lambda: True if not is_alive(old) else None)
+            assert gateway.ask("/openai/v1/models").status == 200
+            assert gateway.record(response.headers[ID])["status"] == "completed"
+
+
+def test_sighup_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    """The configuration is read at start; a hang-up does not end the gateway."""
+    with fakeprovider.running() as fake:
+        gateways.write_config(tmp_path, fake.url)
+        with gateways.running(tmp_path) as gateway:
+            workers = gateway.workers()
+            gateway.process.send_signal(signal.SIGHUP)
+            gateways.eventually(lambda: True if b"not_reloaded" in (tmp_path / "gateway.log").read_bytes() else None)
+            assert gateway.workers() == workers
+            assert gateway.ask("/openai/v1/models").status == 200
 
 
 def test_the_commands_for_keys_users_providers_and_records(tmp_path: Path) -> None:
