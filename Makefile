@@ -33,8 +33,9 @@ run: build  ## a gateway on 127.0.0.1:8080 with SQLite below .dev/
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/pytest
 
-types: $(VENV)/.dev  ## mypy and pyright, both strict
+types: $(VENV)/.dev  ## mypy and pyright, both strict, and the stubs against the compiled modules
 	$(BIN)/mypy
+	$(BIN)/stubtest bridgecore
 	$(BIN)/pyright
 
 lint: $(VENV)/.dev  ## ruff and cython-lint

@@ -2,6 +2,9 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
+MAX_HEAD_BYTES: int
+BUFFER_BYTES: int
+
 @final
 class Head:
     @property

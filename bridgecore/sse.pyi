@@ -1,5 +1,7 @@
 from typing import final
 
+MAX_EVENT_BYTES: int
+
 @final
 class Event:
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import structlog
 
@@ -15,7 +16,7 @@ from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_HEADER, Interception, relay
 from bridgeserver.logs import configure_logs
 from bridgeserver.ownership import Claim
-from bridgeserver.protocols import Protocol
+from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.providers import Credential, Provider, Route
@@ -69,6 +70,25 @@ def load(config: Config, place: Place) -> Application:
     return Application(config, place)
 
 
+class Target(NamedTuple):
+    """Where a request goes, and with which credential."""
+
+    provider: Provider
+    route: Route
+    credential: Credential
+
+    @property
+    def is_shared_account(self) -> bool:
+        """Whether other users are the same account at the provider, so that ownership must be checked here."""
+        return self.credential.kind == "centralized" and not self.provider.shared_state
+
+    def request_head(self, request: Request, body: bytes) -> bytes:
+        """Return the head of the upstream request."""
+        return self.provider.request_head(
+            request.method, self.route, request.query, request.fields, self.credential, len(body)
+        )
+
+
 class Call:
     """One request on its way through the gateway."""
 
@@ -116,16 +136,15 @@ class Call:
         provider.check_enabled()
         route = provider.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
-        credential = provider.credential(request.headers, is_byok=presented.is_byok)
+        target = Target(provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - an ASGI application runs in a task
         guard = worker.guard(task)
         try:
             with guard:
                 body = await self._read_body(receive, guard)
-                self._has_body = True
                 try:
-                    await self._forward(caller, provider, route, credential, body, receive, guard)
+                    await self._forward(caller, target, body, receive, guard)
                 finally:
                     worker.budget.give_back(len(body))
         finally:
@@ -145,7 +164,7 @@ class Call:
 
     async def _read_body(self, receive: Receive, guard: Guard) -> bytes:
         server = self._worker.config.server
-        return await read_body(
+        body = await read_body(
             self._request,
             receive,
             guard,
@@ -153,75 +172,57 @@ class Call:
             timeout_s=server.body_timeout_s,
             budget=self._worker.budget,
         )
+        self._has_body = True
+        return body
 
-    async def _forward(
-        self,
-        caller: Caller,
-        provider: Provider,
-        route: Route,
-        credential: Credential,
-        body: bytes,
-        receive: Receive,
-        guard: Guard,
-    ) -> None:
+    async def _forward(self, caller: Caller, target: Target, body: bytes, receive: Receive, guard: Guard) -> None:
         """Send the request on, and stop when the client leaves meanwhile."""
         guard.expect(float("inf"), ClientClosed)
         watch = asyncio.ensure_future(_client_leaves(receive, guard))
         try:
-            if route.protocol is None:
-                await self._pass_through(caller, provider, route, credential, body, guard)
+            if target.route.protocol is None:
+                await self._pass_through(caller, target, body, guard)
             else:
-                await self._intercept(caller, provider, route, route.protocol, credential, body, guard)
+                await self._intercept(caller, target, target.route.protocol, body, guard)
         finally:
             watch.cancel()
 
-    async def _intercept(
-        self,
-        caller: Caller,
-        provider: Provider,
-        route: Route,
-        protocol: Protocol,
-        credential: Credential,
-        body: bytes,
-        guard: Guard,
-    ) -> None:
-        worker, request = self._worker, self._request
-        encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-        is_plain = encoding in {"", "identity"}
-        plain = body if is_plain else decode(body, encoding, worker.config.server.max_body_bytes)
-        facts = protocol.facts(plain)
-        if credential.kind == "centralized" and not provider.shared_state:
+    async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
+        worker, request, provider = self._worker, self._request, target.provider
+        facts, sent = self._read(protocol, body)
+        if target.is_shared_account:
             await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
-        splice = protocol.usage_splice(plain) if facts.stream else None
-        if splice is not None:
-            if not is_plain:
-                raise UnsupportedEncoding(f"a streaming request to this route must not be encoded; found {encoding}")
-            body = b"".join((body[: splice.start], splice.data, body[splice.end :]))
         worker.check_recordable()
-        head = provider.request_head(request.method, route, request.query, request.fields, credential, len(body))
         self._interception = Interception(worker, caller, provider, protocol, request, facts)
         worker.counters["interceptions"] += 1
-        await self._interception.run(head, body, credential, self._reply, guard, asked_for_usage=splice is not None)
+        head = target.request_head(request, sent)
+        asked_for_usage = sent is not body
+        await self._interception.run(head, sent, target.credential, self._reply, guard, asked_for_usage=asked_for_usage)
 
-    async def _pass_through(
-        self,
-        caller: Caller,
-        provider: Provider,
-        route: Route,
-        credential: Credential,
-        body: bytes,
-        guard: Guard,
-    ) -> None:
-        worker, request = self._worker, self._request
-        is_owned = credential.kind == "centralized" and not provider.shared_state
-        if is_owned and route.object_id is not None:
-            await worker.ownership.check(provider.name, [route.object_id], caller.user_id)
-        head = provider.request_head(request.method, route, request.query, request.fields, credential, len(body))
+    def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
+        """Return the facts of a body, and the body to send: another one only where usage must be asked for."""
+        encoding = self._request.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+        is_plain = encoding in {"", "identity"}
+        plain = body if is_plain else decode(body, encoding, self._worker.config.server.max_body_bytes)
+        facts = protocol.facts(plain)
+        splice = protocol.usage_splice(plain) if facts.stream else None
+        if splice is None:
+            return facts, body
+        if not is_plain:
+            raise UnsupportedEncoding(f"a streaming request to this route must not be encoded; found {encoding}")
+        return facts, b"".join((body[: splice.start], splice.data, body[splice.end :]))
+
+    async def _pass_through(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
+        worker, request, provider = self._worker, self._request, target.provider
+        if target.is_shared_account and target.route.object_id is not None:
+            await worker.ownership.check(provider.name, [target.route.object_id], caller.user_id)
         worker.counters["passthrough"] += 1
+        creates = target.route.creates_object
+        claim = Claim(worker.ownership, provider.name, caller.user_id) if creates else _ignore
         guard.expect(worker.timeouts.upstream_s, worker.timeouts.upstream_error)
         with worker.upstream(provider.origin).exchange() as exchange:
+            head = target.request_head(request, body)
             connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
-            claim = Claim(worker.ownership, provider.name, caller.user_id) if route.creates_object else _ignore
             await relay(connection, self._reply, guard, worker.timeouts, claim)
 
     async def _refuse(self, error: BridgeError) -> None:
