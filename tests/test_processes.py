@@ -200,6 +200,7 @@ def test_secrets_reach_no_log_and_no_record(tmp_path: Path) -> None:
                 )
                 gateway.ask(path, b"{")
                 gateway.ask(path, body, headers={"x-api-key": gateway.key})
+                gateway.ask(f"{path}/{gateway.key}", body)
             secret = gateway.key.split("_")[2].encode()
             gateway.stop()
         for file in tmp_path.rglob("*"):

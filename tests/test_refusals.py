@@ -68,8 +68,24 @@ def test_a_body_over_the_limit_is_413(gateway: Gateway, fake: FakeProvider, path
         ({"x-api-key": "KEY"}, "second gateway key"),
         ({"cookie": "a=KEY"}, "second gateway key"),
         ({"x-bridge-token": "KEY"}, "second gateway key"),
+        ({"user-agent": "agent/1 KEY"}, "second gateway key"),
+        ({"anthropic-beta": "KEYKEY"}, "second gateway key"),
     ],
-    ids=["empty", "bare", "basic", "nonsense", "short", "unknown", "longer", "byok", "twice", "cookie", "both"],
+    ids=[
+        "empty",
+        "bare",
+        "basic",
+        "nonsense",
+        "short",
+        "unknown",
+        "longer",
+        "byok",
+        "twice",
+        "cookie",
+        "both",
+        "agent",
+        "beta",
+    ],
 )
 def test_a_wrong_token_is_401(gateway: Gateway, fake: FakeProvider, headers: dict[str, str], wanted: str) -> None:
     """No token, an unknown, malformed or second one: refused, and never repeated in the answer."""
@@ -90,9 +106,19 @@ def test_a_token_in_the_query_is_401(gateway: Gateway, fake: FakeProvider, form:
     assert not fake.requests
 
 
+def test_a_token_in_the_path_is_401(gateway: Gateway, fake: FakeProvider) -> None:
+    """A key in the path is refused like one in the query, and not repeated."""
+    answer = gateway.ask(f"/anthropic/v1/models/{gateway.key}")
+    assert answer.status == 401
+    assert gateway.key.encode() not in answer.body
+    assert not fake.requests
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
+        ("TRACE", "/anthropic/v1/models"),
+        ("BREW", "/anthropic/v1/models"),
         ("GET", "/"),
         ("GET", "/nowhere"),
         ("POST", "/anthropic"),

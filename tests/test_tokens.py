@@ -60,3 +60,10 @@ def test_a_token_hides_its_secret() -> None:
     """A token that ends up in a log or a traceback shows its id alone."""
     assert repr(TOKEN) == "Token(id='aaaaaaaaaaaa')"
     assert str(TOKEN) == repr(TOKEN)
+
+
+def test_redacting_leaves_the_id_and_takes_the_secret() -> None:
+    """A text that is logged keeps what finds the key, and loses what proves it."""
+    token = tokens.make()
+    assert tokens.redact(f"/a/{token.text}/b") == f"/a/bc_{token.id}_…/b"
+    assert tokens.redact("nothing in it") == "nothing in it"

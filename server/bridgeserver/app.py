@@ -22,6 +22,7 @@ from bridgeserver.protocols.responses import Responses
 from bridgeserver.providers import Credential, Provider, Route
 from bridgeserver.reply import Reply
 from bridgeserver.request import Receive, Request, Scope, Send, discard_body, read_body
+from bridgeserver.tokens import redact
 from bridgeserver.worker import Place, Worker
 
 log = structlog.get_logger("bridgecore")
@@ -116,7 +117,7 @@ class Call:
             if not self._has_body:
                 await discard_body(receive)
         except Exception:
-            log.exception("request_failed", method=self._request.method, path=self._request.path)
+            log.exception("request_failed", method=self._request.method, path=redact(self._request.path))
             await self._refuse(BridgeError("the gateway failed; its log says why"))
         finally:
             if self._worker.config.server.access_log:
@@ -251,7 +252,7 @@ class Call:
         log.info(
             "request",
             method=self._request.method,
-            path=self._request.path,
+            path=redact(self._request.path),
             status=self._reply.status,
             duration_ms=round(duration_s * 1000, 1),
             interception=self._interception.id if self._interception else None,

@@ -26,8 +26,6 @@ log = structlog.get_logger("bridgecore")
 TOKEN_HEADERS = (b"x-bridge-token", b"x-coder-ai-governance-token")
 """A token in one of these makes the call BYOK: `Authorization` and `X-Api-Key` are then the provider's."""
 
-CARRIERS = (*TOKEN_HEADERS, b"authorization", b"x-api-key", b"api-key", b"proxy-authorization", b"cookie")
-
 CALLERS_KEPT = 10_000
 POLL_S = 0.25
 
@@ -51,10 +49,11 @@ class Presented(NamedTuple):
 def presented_token(request: Request) -> Presented:
     """Return the gateway token of *request*; raise Unauthorized if there is none, or a second one anywhere."""
     found = _find_token(request)
-    carriers = [value for name, value in request.fields if name in CARRIERS]
-    tokens_seen = sum(len(tokens.TOKEN_PATTERN.findall(value.decode("latin-1"))) for value in carriers)
-    query = unquote_to_bytes(request.query) if b"%" in request.query else request.query
-    if tokens_seen > 1 or tokens.TOKEN_PATTERN.search(query.decode("latin-1")):
+    # Any header may travel on, so a token that strays into one would leave the house.
+    carriers = [value.decode("latin-1") for _name, value in request.fields if b"bc_" in value]
+    target = unquote_to_bytes(request.path) + b"?" + unquote_to_bytes(request.query)
+    seen = sum(len(tokens.TOKEN_PATTERN.findall(value)) for value in carriers)
+    if seen > 1 or tokens.TOKEN_PATTERN.search(target.decode("latin-1")):
         raise Unauthorized("the request holds a second gateway key; send one key, in one header")
     if found is None:
         raise Unauthorized(

@@ -49,5 +49,10 @@ def secret_hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def redact(text: str) -> str:
+    """Return *text* with the secret of every token in it left out."""
+    return TOKEN_PATTERN.sub(r"bc_\1_…", text)
+
+
 def _random(length: int) -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(length))

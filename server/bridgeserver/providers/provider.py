@@ -10,6 +10,9 @@ from bridgeserver.protocols import Protocol
 from bridgeserver.secret import hint
 from bridgeserver.upstream import Origin
 
+PASSTHROUGH_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Not TRACE, which asks for the request's headers back: the central key is one of them."""
+
 CREDENTIAL_HEADERS = {"bearer": b"authorization", "x-api-key": b"x-api-key", "api-key": b"api-key"}
 
 
@@ -76,7 +79,8 @@ class Provider:
         protocol = self._kind.bridged.get(below)
         if protocol is not None and method == "POST":
             return Route(below, protocol, None, creates_object=False)
-        if protocol is None and (below in self._kind.passthrough or below.startswith(self._kind.subtrees)):
+        is_passthrough = protocol is None and method in PASSTHROUGH_METHODS
+        if is_passthrough and (below in self._kind.passthrough or below.startswith(self._kind.subtrees)):
             return Route(below, None, self._object_id(below), method == "POST" and below in self._kind.creates)
         raise NotFound(f"route not supported: {method} {path}")
 
