@@ -188,6 +188,19 @@ def test_a_client_that_leaves_is_recorded(gateway: Gateway, fake: FakeProvider, 
     assert record["input_tokens"] == (9 if path == MESSAGES else 0)
 
 
+def test_a_client_that_leaves_after_the_last_event_is_complete(gateway: Gateway, fake: FakeProvider) -> None:
+    """Many clients close when they have read the last event, before the provider ends its body."""
+    last = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    fake.push(Script(raw=(head + last, b": never sent\n\n"), gate=True))
+    with gateway.open(MESSAGES, BODIES[MESSAGES] | {"stream": True}) as response:
+        assert response.read1() == last
+        identifier = response.headers["x-bridge-interception-id"]
+    record = gateway.record(identifier)
+    assert (record["status"], record["error_type"]) == ("completed", None)
+    assert fake.requests[-1].closed.wait(5)
+
+
 def test_a_client_that_leaves_before_the_answer_is_recorded(gateway: Gateway, fake: FakeProvider) -> None:
     """Leaving while the provider thinks is recorded as well."""
     fake.push(Script(stall_after=0))

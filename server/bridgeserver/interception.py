@@ -148,6 +148,8 @@ class Interception:
             if error is not None:
                 _rest, findings = account.finish()
                 self._note(account, findings, recorder)
+            if isinstance(error, ClientClosed) and account.tap.complete and account.is_stream:
+                error = None  # many clients close as soon as they have read the protocol's last event
             if account.tap.usage is not None:
                 is_partial = error is not None or account.is_partial or not account.tap.complete
                 recorder.usage(account.tap.usage, account.tap.response_id, partial=is_partial)
