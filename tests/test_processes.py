@@ -6,8 +6,10 @@ import os
 import select
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,6 +173,40 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
             response.close()
         (record,) = gateways.read_records(tmp_path)
         assert record["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("policy", ["spool", "reject"])
+def test_a_locked_database_loses_no_record(tmp_path: Path, policy: str) -> None:
+    """While another process locks the store, `spool` serves on and `reject` refuses; nothing is lost either way."""
+    with fakeprovider.running() as fake:
+        more = f'[journal]\nmax_lag_s = 0.3\non_store_failure = "{policy}"'
+        gateways.write_config(tmp_path, fake.url, more=more)
+        with gateways.running(tmp_path) as gateway, closing(sqlite3.connect(tmp_path / "bridgecore.db")) as other:
+            assert gateway.ask(STREAM, BODIES[STREAM]).status == 200
+            other.execute("BEGIN IMMEDIATE")
+            served = [gateway.ask(STREAM, BODIES[STREAM]) for _ in range(5)]
+            log = tmp_path / "gateway.log"
+            gateways.eventually(lambda: True if b"shipping_failed" in log.read_bytes() else None)
+            if policy == "reject":
+                refused = gateways.eventually(
+                    lambda: answer if (answer := gateway.ask(STREAM, BODIES[STREAM])).status == 503 else None
+                )
+                assert "have not reached the store" in refused.json["error"]["message"]
+                assert refused.headers["retry-after"]
+                assert gateway.ask("/-/readyz").status == 503
+            else:
+                served += [gateway.ask(STREAM, BODIES[STREAM]) for _ in range(5)]
+            assert {answer.status for answer in served} == {200}
+            other.rollback()
+            served.append(
+                gateways.eventually(
+                    lambda: answer if (answer := gateway.ask(STREAM, BODIES[STREAM])).status == 200 else None
+                )
+            )
+            assert gateway.record(served[-1].headers[ID])["status"] == "completed"
+            recorded = {record["id"] for record in gateway.records()}
+            assert {answer.headers[ID] for answer in served} <= recorded
+            assert len(recorded) == len(fake.requests)
 
 
 def test_leaves_nothing_behind(tmp_path: Path) -> None:

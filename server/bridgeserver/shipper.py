@@ -59,7 +59,7 @@ class Shipper:
 
     @property
     def lag_s(self) -> float:
-        """For how long the store has refused what is waiting; 0 while it takes everything."""
+        """For how long the store has not taken what is waiting: it fails, or is still at it."""
         since = self._behind_since
         return 0.0 if since is None else self._clock() - since
 
@@ -78,15 +78,17 @@ class Shipper:
 
     def attempt(self) -> int | None:
         """Make a pass; return how many records were taken, or None if the store failed and nothing has moved."""
+        if self._behind_since is None:
+            self._behind_since = self._clock()
         try:
             if not self._orphans_ended:
                 self._end_orphans()
-            return self.ship()
+            moved = self.ship()
         except Exception as exc:  # whatever a store may raise
-            if self._behind_since is None:
-                self._behind_since = self._clock()
             log.warning("shipping_failed", reason=str(exc).partition("\n")[0])
             return None
+        self._behind_since = None
+        return moved
 
     def _end_orphans(self) -> None:
         """End interceptions of workers that left no journal behind: it was removed, or lost with its volume."""
@@ -103,7 +105,6 @@ class Shipper:
                 self._tails[path.name] = Tail(path)
         for tail in list(self._tails.values()):
             moved += self._ship_one(tail)
-        self._behind_since = None
         return moved
 
     def _ship_one(self, tail: Tail) -> int:
