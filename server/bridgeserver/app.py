@@ -11,15 +11,16 @@ from bridgeserver.config import Config
 from bridgeserver.content import decode
 from bridgeserver.errors import BridgeError, ClientClosed, NotFound, UnsupportedEncoding
 from bridgeserver.guard import Guard
-from bridgeserver.headers import Pairs
+from bridgeserver.headers import Pairs, for_client
 from bridgeserver.identity import Caller, presented_token
-from bridgeserver.interception import ID_HEADER, Interception, relay
+from bridgeserver.interception import ID_HEADER, Interception
 from bridgeserver.logs import configure_logs
 from bridgeserver.ownership import Claim
 from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.providers import Credential, Provider, Route
+from bridgeserver.relay import Watch, relay
 from bridgeserver.reply import Reply
 from bridgeserver.request import Receive, Request, Scope, Send, discard_body, read_body
 from bridgeserver.tokens import redact
@@ -219,12 +220,14 @@ class Call:
             await worker.ownership.check(provider.name, [target.route.object_id], caller.user_id)
         worker.counters["passthrough"] += 1
         creates = target.route.creates_object
-        claim = Claim(worker.ownership, provider.name, caller.user_id) if creates else _ignore
+        watch: Watch = Claim(worker.ownership, provider.name, caller.user_id) if creates else _relay_as_it_is
         guard.expect(worker.timeouts.upstream_s, worker.timeouts.upstream_error)
         with worker.upstream(provider.origin).exchange() as exchange:
             head = target.request_head(request, body)
             connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
-            await relay(connection, self._reply, guard, worker.timeouts, claim)
+            answer = connection.head
+            headers = for_client(answer.headers) if answer is not None else []
+            await relay(connection, headers, self._reply, guard, worker.timeouts, watch)
 
     async def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""
@@ -259,8 +262,8 @@ class Call:
         )
 
 
-def _ignore(_chunk: bytes) -> None:
-    """See nothing in a body."""
+def _relay_as_it_is(chunk: bytes, _is_last: bool) -> bytes:
+    return chunk
 
 
 async def _client_leaves(receive: Receive, guard: Guard) -> None:

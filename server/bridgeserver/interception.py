@@ -1,14 +1,12 @@
 """The life of one bridged request: record, send, relay, account, end."""
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from bridgecore import Connection
 from bridgeserver.account import Account
 from bridgeserver.clients import detect
-from bridgeserver.errors import BadResponse, BridgeError, ClientClosed, Ended, UpstreamTimeout
+from bridgeserver.errors import BridgeError, ClientClosed, Ended
 from bridgeserver.guard import Guard
 from bridgeserver.headers import Pairs, for_client
 from bridgeserver.identity import Caller
@@ -17,6 +15,7 @@ from bridgeserver.providers import Credential, Provider
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, new_id, now_us
+from bridgeserver.relay import relay
 from bridgeserver.reply import Reply
 from bridgeserver.request import Request
 from bridgeserver.upstream import Exchange
@@ -28,18 +27,6 @@ ID_HEADER = b"x-bridge-interception-id"
 
 LAST_WORDS_S = 1.0
 """How long a client has to take the error event before its broken stream is aborted."""
-
-
-class Timeouts:
-    """The two waits of a relay, and what it means when they take too long."""
-
-    __slots__ = ("client_error", "client_s", "upstream_error", "upstream_s")
-
-    def __init__(self, *, upstream_s: float, client_s: float) -> None:
-        self.upstream_s = upstream_s
-        self.client_s = client_s
-        self.upstream_error = partial(UpstreamTimeout, f"the provider sent nothing for {upstream_s:g} s")
-        self.client_error = partial(ClientClosed, f"the client read nothing for {client_s:g} s")
 
 
 class Interception:
@@ -62,7 +49,6 @@ class Interception:
         self._request = request
         self._facts = facts
         self._account: Account | None = None
-        self._exchange: Exchange | None = None
         self._asked_for_usage = False
         self._claimed: tuple[str, ...] = ()
 
@@ -106,34 +92,21 @@ class Interception:
 
     async def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> None:
         head = connection.head
-        assert head is not None  # noqa: S101 - `send` returns with it
+        assert head is not None  # noqa: S101 - the request was sent, so the head is here
         account = Account(self._protocol.tap(), head.status, head.headers, drop_extra_usage=self._asked_for_usage)
         self._account = account
-        timeouts = self._worker.timeouts
         headers: Pairs = for_client(head.headers, drop_length=account.edits)
         headers.append((ID_HEADER, self.id.encode()))
-        guard.expect(timeouts.client_s, timeouts.client_error)
-        await reply.start(head.status, headers)
-        await _send_head_early(connection, reply)
-        while True:
-            chunk = connection.take()
-            is_last = connection.complete
-            out = b""
-            if chunk:
-                out, findings = account.feed(chunk)
-                self._note(account, findings, recorder)
+
+        def watch(chunk: bytes, is_last: bool) -> bytes:
+            out, findings = account.feed(chunk) if chunk else (b"", [])
             if is_last:
-                rest, findings = account.finish()
-                self._note(account, findings, recorder)
-                out += rest
-            if out or is_last:
-                guard.expect(timeouts.client_s, timeouts.client_error)
-                await reply.write(out, more=not is_last)
-            if is_last:
-                return
-            if not connection.complete:
-                guard.expect(timeouts.upstream_s, timeouts.upstream_error)
-                await _more(connection)
+                rest, more = account.finish()
+                out, findings = out + rest, findings + more
+            self._note(account, findings, recorder)
+            return out
+
+        await relay(connection, headers, reply, guard, self._worker.timeouts, watch)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
         for found in findings:
@@ -200,43 +173,6 @@ class Interception:
             worker=self._worker.journal.worker,
             started_at=now_us(),
         )
-
-
-async def relay(
-    connection: Connection, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Callable[[bytes], None]
-) -> None:
-    """Relay a response that nobody accounts for; *watch* sees the bytes of its body before the client does."""
-    head = connection.head
-    assert head is not None  # noqa: S101 - `send` returns with it
-    guard.expect(timeouts.client_s, timeouts.client_error)
-    await reply.start(head.status, for_client(head.headers))
-    await _send_head_early(connection, reply)
-    while True:
-        chunk = connection.take()
-        is_last = connection.complete
-        watch(chunk)
-        if chunk or is_last:
-            guard.expect(timeouts.client_s, timeouts.client_error)
-            await reply.write(chunk, more=not is_last)
-        if is_last:
-            return
-        if not connection.complete:
-            guard.expect(timeouts.upstream_s, timeouts.upstream_error)
-            await _more(connection)
-
-
-async def _send_head_early(connection: Connection, reply: Reply) -> None:
-    """Send the head on its own if the body is not here yet."""
-    if not (connection.has_bytes or connection.complete):
-        await reply.write(b"", more=True)
-
-
-async def _more(connection: Connection) -> None:
-    """Wait until the connection has more of the body, or its end."""
-    try:
-        await connection.wait()
-    except (ConnectionError, ValueError) as exc:
-        raise BadResponse(f"the provider's answer broke off: {exc}") from exc
 
 
 def _status_of(error: BridgeError) -> Status:

@@ -74,18 +74,20 @@ class Claim:
         self._provider_name = provider_name
         self._user_id = user_id
         self._body = bytearray()
-        self._done = False
 
-    def __call__(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
-        if self._done or len(self._body) + len(chunk) > OBJECT_BYTES:
-            return
-        self._body += chunk
+    def __call__(self, chunk: bytes, is_last: bool) -> bytes:
+        """Take the next bytes of the body, and return them."""
+        if len(self._body) + len(chunk) <= OBJECT_BYTES:
+            self._body += chunk
+        if is_last:
+            self._claim()
+        return chunk
+
+    def _claim(self) -> None:
         try:
             made = msgspec.json.decode(self._body, type=_Object)
         except msgspec.DecodeError:
-            return  # not whole yet, or an error and no object
-        self._done = True
+            return  # an error, and no object
         self._ownership.claim(self._provider_name, [made.id], self._user_id)
 
 

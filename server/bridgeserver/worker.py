@@ -14,11 +14,11 @@ from bridgeserver.control import Command, ControlClient
 from bridgeserver.errors import GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.guard import Guard
 from bridgeserver.identity import Keyring
-from bridgeserver.interception import Timeouts
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Admission, Budget
 from bridgeserver.ownership import Ownership
 from bridgeserver.providers import build
+from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.upstream import Limits, Origin, Upstream
 
