@@ -12,6 +12,15 @@ from libc.string cimport memchr, memcmp
 def find_member(bytes data not None, str name not None, Py_ssize_t start=0):
     """Return `(start, end)` of the value of the object's last member *name*, or None where it has none.
 
+    Like `find_members`; the last one is the one that most parsers take.
+    """
+    cdef list found = find_members(data, name, start)
+    return found[len(found) - 1] if found else None
+
+
+def find_members(bytes data not None, str name not None, Py_ssize_t start=0):
+    """Return `(start, end)` of the value of each of the object's members *name*.
+
     *data* is valid JSON text whose value at or after *start* is an object; nested objects are passed over.
     Raises ValueError where the text is not of that form. O(n), no allocation but for escaped member names.
     """
@@ -23,7 +32,7 @@ def find_member(bytes data not None, str name not None, Py_ssize_t start=0):
         Py_ssize_t name_start
         Py_ssize_t name_end
         Py_ssize_t value_end
-        object found = None
+        list found = []
     if start < 0:
         raise ValueError(f"start must not be negative, got {start}")
     i = _space_end(text, start, length)
@@ -39,7 +48,7 @@ def find_member(bytes data not None, str name not None, Py_ssize_t start=0):
         i = _space_end(text, i + 1, length)
         value_end = _value_end(text, i, length)
         if _is_name(data, name_start, name_end, wanted, name):
-            found = (i, value_end)
+            found.append((i, value_end))
         i = _space_end(text, value_end, length)
         if i < length and text[i] == b",":
             i = _space_end(text, i + 1, length)

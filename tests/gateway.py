@@ -224,8 +224,11 @@ enabled = false
 
 
 @contextmanager
-def running(folder: Path) -> Generator[Gateway]:
-    """Start a gateway in *folder*, whose configuration is written already, and kill what is left of it afterwards."""
+def running(folder: Path, stderr: int | None = None) -> Generator[Gateway]:
+    """Start a gateway in *folder*, whose configuration is written already, and kill what is left of it afterwards.
+
+    Its log goes to `gateway.log`, or to the descriptor *stderr*.
+    """
     store = open_store(f"sqlite:///{folder}/bridgecore.db")
     store.upgrade()
     key = store.create_key("tester", "", is_admin=False, actor="tests")
@@ -236,7 +239,7 @@ def running(folder: Path) -> Generator[Gateway]:
         cwd=folder,
         env=clean_environment(),
         stdout=subprocess.PIPE,
-        stderr=log,
+        stderr=log if stderr is None else stderr,
         text=True,
         start_new_session=True,
     )

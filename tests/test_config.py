@@ -6,9 +6,11 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from bridgeserver.config import Config, JournalConfig, ProviderConfig, ServerConfig, StoreConfig, load, render
 from bridgeserver.config.conversion import option_of
@@ -88,13 +90,18 @@ def test_max_connections_follows_max_streams(read: Read) -> None:
     assert read("[server]\nmax_streams = 5\nmax_connections = 7").server.max_connections == 7
 
 
+def _write_certificate(chain: Path, key: Path) -> None:
+    certificate: Any = trustme.CA().issue_cert("gateway.test")
+    key.write_bytes(certificate.private_key_pem.bytes())
+    chain.write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+
+
 def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths from every source count from the folder of the file."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "etc"
     folder.mkdir()
-    for name in ("cert.pem", "key.pem"):
-        (folder / name).touch()
+    _write_certificate(folder / "cert.pem", folder / "key.pem")
     (folder / "key").write_text(f"{KEY}\n")
     (folder / "gateway.toml").write_text('[server]\ntls_cert = "cert.pem"\n' + provider('keys = ["file:key"]'))
     environ = {"BRIDGECORE_SERVER__TLS_KEY": "key.pem", "BRIDGECORE_JOURNAL__PATH": "waiting"}
@@ -377,8 +384,8 @@ def test_plain_http_elsewhere(read: Read, mistakes: Mistakes, tmp_path: Path, ho
         ),
     ]
     assert read("[server]\ninsecure_http = true", server__host=host).server.host == host
-    (tmp_path / "pem").touch()
-    assert read('[server]\ntls_cert = "pem"\ntls_key = "pem"', server__host=host).server.host == host
+    _write_certificate(tmp_path / "pem", tmp_path / "key")
+    assert read('[server]\ntls_cert = "pem"\ntls_key = "key"', server__host=host).server.host == host
 
 
 def test_tls_files(mistakes: Mistakes, tmp_path: Path) -> None:
@@ -390,6 +397,8 @@ def test_tls_files(mistakes: Mistakes, tmp_path: Path) -> None:
     assert mistakes('[server]\ntls_cert = "pem"\ntls_key = "gone"') == [
         f"bridgecore.toml: server.tls_key: found no file at {tmp_path}/gone, expected a PEM file",
     ]
+    (mistake,) = mistakes('[server]\ntls_cert = "pem"\ntls_key = "pem"')
+    assert mistake.startswith("bridgecore.toml: server.tls_cert: found a certificate that cannot be used with tls_key")
 
 
 # Headers

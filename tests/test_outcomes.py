@@ -339,6 +339,13 @@ def test_stored_objects_answer_only_to_their_user(gateway: Gateway, fake: FakePr
         ("POST", RESPONSES, BODIES[RESPONSES] | {"conversation": conversation_id}),
         ("POST", RESPONSES, BODIES[RESPONSES] | {"conversation": {"id": conversation_id}}),
     ]
+    twice = [
+        f'{{"model":"m","input":"x","previous_response_id":"{response_id}","previous_response_id":null}}',
+        f'{{"model":"m","input":"x","previous_respons\\u0065_id":"{response_id}","previous_response_id":null}}',
+        f'{{"model":"m","input":"x","conversation":{{"id":"{conversation_id}","id":null}}}}',
+    ]
+    for text in twice:
+        assert gateway.ask(RESPONSES, text.encode(), headers=theirs).status == 404, text
     for method, path, body in requests:
         assert gateway.ask(path, body, method=method, headers=theirs).status == 404, (method, path, body)
     encoded = response_id.replace("_", "%5F")

@@ -51,7 +51,8 @@ def test_kill_9_of_everything_during_50_streams(tmp_path: Path) -> None:
         with gateways.running(tmp_path) as gateway:
             responses = open_streams(gateway, fake, 50)
             ids = {response.headers[ID] for response in responses}
-            os.killpg(gateway.process.pid, signal.SIGKILL)
+            for pid in (*gateway.workers(), gateway.process.pid):
+                os.kill(pid, signal.SIGKILL)
             gateway.process.wait()
         for response in responses:
             response.close()
@@ -380,6 +381,41 @@ def test_new_workers_take_over_on_sigusr2(tmp_path: Path) -> None:
             gateways.eventually(lambda: True if not is_alive(old) else None)
             assert gateway.ask("/openai/v1/models").status == 200
             assert gateway.record(response.headers[ID])["status"] == "completed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_the_process_group_are_for_the_parent(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal to the whole group, from a terminal or a service manager, ends no worker before its time."""
+    with fakeprovider.running() as fake:
+        gateways.write_config(tmp_path, fake.url)
+        config = tmp_path / "bridgecore.toml"
+        config.write_text(config.read_text().replace("unready_s = 0.1", "unready_s = 2"))
+        with gateways.running(tmp_path) as gateway:
+            workers = gateway.workers()
+            os.killpg(gateway.process.pid, number)
+            if number == signal.SIGTERM:
+                gateways.eventually(lambda: True if gateway.ask("/-/readyz").status == 503 else None)
+                assert gateway.process.wait(30) == 0
+            else:
+                log = tmp_path / "gateway.log"
+                gateways.eventually(lambda: True if b"not_reloaded" in log.read_bytes() else None)
+                assert gateway.ask("/openai/v1/models").status == 200
+                assert gateway.workers() == workers
+        assert "Unexpected exit" not in (tmp_path / "gateway.log").read_text()
+
+
+def test_a_closed_log_pipe_does_not_kill_the_gateway(tmp_path: Path) -> None:
+    """When whoever read the log is gone, the gateway serves on."""
+    with fakeprovider.running() as fake:
+        gateways.write_config(tmp_path, fake.url)
+        reader, writer = os.pipe()
+        with gateways.running(tmp_path, stderr=writer) as gateway:
+            os.close(writer)
+            os.close(reader)
+            gateway.process.send_signal(signal.SIGHUP)  # logs a line
+            for _ in range(20):
+                assert gateway.ask("/openai/v1/models").status == 200
+            assert gateway.process.poll() is None
 
 
 def test_sighup_changes_nothing_and_says_so(tmp_path: Path) -> None:

@@ -118,7 +118,12 @@ def test_a_token_in_the_path_is_401(gateway: Gateway, fake: FakeProvider) -> Non
     ("method", "path"),
     [
         ("TRACE", "/anthropic/v1/models"),
-        ("BREW", "/anthropic/v1/models"),
+        ("POST", "/anthropic/v1/models"),
+        ("GET", "/anthropic/v1/messages/count_tokens"),
+        ("DELETE", "/openai/v1/models/ft:gpt:org"),
+        ("OPTIONS", "/openai/v1/models"),
+        ("GET", "/openai/v1/conversations"),
+        ("PUT", "/openai/v1/conversations/conv_1"),
         ("GET", "/"),
         ("GET", "/nowhere"),
         ("POST", "/anthropic"),
@@ -266,6 +271,25 @@ def test_byok_passes_the_callers_own_credential(gateway: Gateway, fake: FakeProv
     assert sent["authorization"] == "Bearer sk-my-very-own-provider-key"
     assert "x-api-key" not in sent
     assert gateway.key not in str(fake.requests[-1].headers)
+
+
+@pytest.mark.parametrize("value", ["Token abc", "Basic eDp5", "Bearer", "Bearer a b"])
+def test_byok_with_an_unreadable_credential_is_401(gateway: Gateway, fake: FakeProvider, value: str) -> None:
+    """A mistyped key of the caller's own is not replaced by the central one, which would have to pay."""
+    headers = {"x-bridge-token": gateway.key, "authorization": value}
+    answer = gateway.ask(RESPONSES, BODIES[RESPONSES], headers=headers)
+    assert answer.status == 401
+    assert "your own provider key was expected" in message_of(RESPONSES, answer)
+    assert not fake.requests
+
+
+def test_a_body_whose_framing_is_wrong_is_400(gateway: Gateway, fake: FakeProvider) -> None:
+    """A chunk that is none is the client's mistake, and is answered as one."""
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\nconnection: close\r\n"
+    answer = gateway.raw(f"{head}transfer-encoding: chunked\r\n\r\nzz\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"framing is wrong" in answer
+    assert not fake.requests
 
 
 def test_byok_prefers_the_anthropic_key(gateway: Gateway, fake: FakeProvider) -> None:

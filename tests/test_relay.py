@@ -155,6 +155,15 @@ def test_an_encoded_answer_is_relayed_untouched(gateway: Gateway, fake: FakeProv
     assert gateway.record(answer.headers["x-bridge-interception-id"])["output_tokens"] > 0
 
 
+def test_a_body_of_several_gzip_streams_is_read_whole(gateway: Gateway, fake: FakeProvider) -> None:
+    """A gzip body may be several streams, one after the other."""
+    plain = json.dumps(BODIES["/openai/v1/responses"] | {"model": "in-two-parts"}).encode()
+    body = gzip.compress(plain[:20]) + gzip.compress(plain[20:])
+    answer = gateway.ask("/openai/v1/responses", body, headers={"content-encoding": "gzip"})
+    assert fake.requests[-1].body == body
+    assert gateway.record(answer.headers["x-bridge-interception-id"])["model"] == "in-two-parts"
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_an_encoded_request_is_read_and_relayed_untouched(gateway: Gateway, fake: FakeProvider, encoding: str) -> None:
     """A compressed body is read for its facts only."""
@@ -172,6 +181,7 @@ def test_an_encoded_request_is_read_and_relayed_untouched(gateway: Gateway, fake
         ("/openai/v1/responses", b"not gzip", "gzip", 400),
         ("/openai/v1/responses", gzip.compress(b"{}")[:-5], "gzip", 400),
         ("/openai/v1/responses", gzip.compress(bytes(8 << 20)), "gzip", 413),
+        ("/openai/v1/responses", gzip.compress(b"{}") + b"more", "gzip", 400),
         (
             "/openai/v1/chat/completions",
             gzip.compress(json.dumps(STREAMS["/openai/v1/chat/completions"]).encode()),
@@ -179,7 +189,7 @@ def test_an_encoded_request_is_read_and_relayed_untouched(gateway: Gateway, fake
             415,
         ),
     ],
-    ids=["br", "wrong", "cut", "bomb", "splice"],
+    ids=["br", "wrong", "cut", "bomb", "garbage", "splice"],
 )
 def test_encodings_that_cannot_be_read_are_refused(
     gateway: Gateway, fake: FakeProvider, path: str, body: bytes, encoding: str, status: int

@@ -1,6 +1,7 @@
 """The ASGI application: what a request passes on its way, and the one place that maps failures to statuses."""
 
 import asyncio
+import os
 import time
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import structlog
 from bridgeserver import health
 from bridgeserver.config import Config
 from bridgeserver.content import decode
-from bridgeserver.errors import BridgeError, ClientClosed, NotFound, UnsupportedEncoding
+from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, NotFound, UnsupportedEncoding
 from bridgeserver.guard import Guard
 from bridgeserver.headers import Pairs, for_client
 from bridgeserver.identity import Caller, presented_token
@@ -68,6 +69,8 @@ class Application:
 
 def load(config: Config, place: Place) -> Application:
     """Return the application of a new worker process; Granian calls it there."""
+    # Signals to the process group, a Ctrl-C among them, are for the parent alone, which drains before it stops.
+    os.setpgid(0, 0)
     configure_logs(config.server.log_format, config.server.log_level)
     return Application(config, place)
 
@@ -111,8 +114,9 @@ class Call:
                 await self._serve(receive)
             finally:
                 self._worker.admission.leave()
-        except ClientClosed:
-            pass  # nobody is left to be answered
+        except ClientClosed as error:
+            if not self._has_body:  # it left, or it sent a body that cannot be read
+                await self._refuse(BadRequest(str(error)))
         except BridgeError as error:
             await self._refuse(error)
             if not self._has_body:

@@ -22,7 +22,6 @@ FOLLOW_POLL_S = 0.25
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `bridgecore records | head` ends quietly
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
@@ -32,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
             _complain(mistake)
     except BridgeError as error:
         _complain(str(error))
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return 130
     return 1
@@ -47,11 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     serve = add("serve", _serve, "Serve until a signal ends it.")
-    _add_config(serve)
+    source = serve.add_mutually_exclusive_group()
+    _add_config(source)
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on; 0 takes a free one")
     serve.add_argument("--workers", type=int, help="worker processes")
-    serve.add_argument(
+    source.add_argument(
         "--dev",
         action="store_true",
         help="a gateway to try: its own folder .dev/, a new key, a fake provider",
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     fake = add("fake-provider", _fake_provider, "Serve scripted answers in the three protocols.")
     fake.add_argument("--host", default="127.0.0.1")
-    fake.add_argument("--port", type=int, default=0)
+    fake.add_argument("--port", type=_port, default=0)
     fake.add_argument("--script", type=Path, help="TOML file with scripts by model name")
     fake.add_argument("--log", type=Path, help="write each request to this file as a line of JSON")
 
@@ -101,7 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, found {port}")
+    return port
+
+
+def _add_config(parser: Any) -> None:  # a parser, or a group of one
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (default: bridgecore.toml)")
 
 
@@ -164,7 +173,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _create_key(options: argparse.Namespace) -> None:
     store = _store(options)
-    print(store.create_key(options.user, options.name, is_admin=options.admin, actor="command line"))
+    token = store.create_key(options.user, options.name, is_admin=options.admin, actor="command line")
+    try:
+        print(token, flush=True)
+    except OSError as error:
+        store.revoke_key(token.split("_")[1], actor="command line")
+        raise BridgeError(f"the new key could not be printed ({error.strerror}) and was revoked again") from error
 
 
 def _list_keys(options: argparse.Namespace) -> None:
@@ -205,7 +219,13 @@ def _list_providers(options: argparse.Namespace) -> None:
     _print_table(("name", "type", "status", "base URL", "keys"), rows)
 
 
+def _end_with_the_pipe() -> None:
+    """Let `bridgecore records | head` end quietly. Not for `serve`: a broken pipe must not kill a gateway."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def _records(options: argparse.Namespace) -> None:
+    _end_with_the_pipe()
     store = _store(options)
     show = _print_json if options.json else _print_line
     if not options.follow:
@@ -258,6 +278,7 @@ def _minute(at: str | None) -> str:
 
 def _print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows for people: columns as wide as their widest cell."""
+    _end_with_the_pipe()
     cells = [list(titles), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:

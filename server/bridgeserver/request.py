@@ -109,7 +109,7 @@ async def read_body(
             guard.expect(timeout_s, error)
             message = await receive()
             if message["type"] != "http.request":
-                raise ClientClosed("the client left before its request was whole")
+                raise ClientClosed("the request's body broke off, or its framing is wrong")
             chunk: bytes = message.get("body", b"")
             if size + len(chunk) > max_bytes:
                 raise _too_large(max_bytes)

@@ -169,7 +169,7 @@ def lock_journal(folder: Path) -> int:
     journal twice.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)  # not its parents: a mistyped path is no wish for a new place
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise BridgeError(f"cannot use the journal folder {folder}: {exc.strerror}; set [journal] path") from exc

@@ -23,6 +23,10 @@ from bridgeserver.store.reader import Reader
 from bridgeserver.upstream import Limits, Origin, Upstream
 
 
+def _ignore() -> None:
+    """Do nothing about a signal."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """Where the parent put what its workers share."""
 
@@ -66,8 +70,9 @@ class Worker:
 
     async def start(self) -> None:
         """Connect to the parent and begin to follow the store."""
-        # A Ctrl-C reaches the whole process group; how the workers end is the parent's business.
-        self.loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # How a worker ends is the parent's business, also when somebody signals every process there is.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            self.loop.add_signal_handler(number, _ignore)
         await self._control.start()
         self._followers = [asyncio.create_task(self.keyring.follow())]
 

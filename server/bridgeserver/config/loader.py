@@ -4,6 +4,7 @@ Nothing stops at the first mistake. A table's values hold only what is right, so
 options runs where it finds them all; whoever mends what is reported gets to see the rest.
 """
 
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def _tls_mistakes(cert: Path | None, key: Path | None) -> Iterator[Wrong]:
             yield name, f"no file at {path}", "a PEM file"
         if path is None and other is not None:
             yield name, "nothing", "both tls_cert and tls_key, or neither"
+    if cert is not None and key is not None and cert.is_file() and key.is_file():
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+            reason = exc.strerror if isinstance(exc, OSError) else None
+            yield (
+                "tls_cert",
+                f"a certificate that cannot be used with tls_key ({reason or exc})",
+                "a PEM chain and its key",
+            )
 
 
 def _derive(table: Table, values: Values) -> None:

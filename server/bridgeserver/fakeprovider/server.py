@@ -84,7 +84,10 @@ class FakeProvider:
         self._loop.call_soon_threadsafe(self.gate.release, count)
 
     def reset(self) -> None:
-        """Forget scripts that were pushed, requests that came, and events that were released."""
+        """Forget scripts that were pushed, requests that came, and events that were released.
+
+        Not for the thread that the provider runs in.
+        """
         if self._server is None:
             raise RuntimeError("reset: expected a started provider; start it first")
         self.script = None
@@ -92,7 +95,14 @@ class FakeProvider:
         with self._arrival:
             self._kept.clear()
             self._count = 0
-        self._loop.call_soon_threadsafe(self.gate.reset)
+        is_reset = threading.Event()
+
+        def reset() -> None:
+            self.gate.reset()
+            is_reset.set()
+
+        self._loop.call_soon_threadsafe(reset)
+        is_reset.wait()
 
     def wait_for(self, count: int, timeout_s: float = 10.0) -> list[Received]:
         """Block until *count* requests have come since the start, and return those that are remembered.

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from bridgecore import find_members
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient, openai
 from bridgeserver.protocols.bodies import last, read_body
 from bridgeserver.protocols.failure import reported
@@ -18,8 +19,6 @@ class _Request(msgspec.Struct):
     model: Any = None
     stream: Any = None
     input: str | list[msgspec.Raw] | None = None
-    previous_response_id: Any = None
-    conversation: Any = None
 
 
 _REQUEST = msgspec.json.Decoder(_Request)
@@ -33,13 +32,12 @@ class Responses:
     def facts(self, body: bytes) -> Facts:
         request = read_body(body, _REQUEST)
         item = lenient.mapping(last(request.input))
-        ids = (lenient.identifier(request.previous_response_id), _conversation_id(request.conversation))
         return Facts(
             model=_model(request.model),
             stream=request.stream is True,
             prompt=request.input if isinstance(request.input, str) else _prompt(item),
             correlating_tool_call_id=_correlating_id(item),
-            object_ids=tuple(filter(None, ids)),
+            object_ids=_object_ids(body),
         )
 
     def tap(self) -> "ResponsesTap":
@@ -190,6 +188,22 @@ def _thoughts(source: ThoughtSource, parts: Any, part_type: str | None) -> list[
 def _model(value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value)[: lenient.IDENTIFIER_LIMIT] if is_number else lenient.identifier(value)
+
+
+def _object_ids(body: bytes) -> tuple[str, ...]:
+    """Return every id that any parser could read in the members that name stored objects.
+
+    Of members of one name one parser takes the last and another the first; whose object it is must hold for all.
+    """
+    # Letters can be spelled as escapes too, all of which begin like this.
+    if not any(mark in body for mark in (b'"previous_response_id"', b'"conversation"', b"\\u00")):
+        return ()
+    ids = [lenient.read(body[start:end]) for start, end in find_members(body, "previous_response_id")]
+    for start, end in find_members(body, "conversation"):
+        ids.append(lenient.read(body[start:end]))
+        if body[start : start + 1] == b"{":
+            ids += [lenient.read(body[first:last]) for first, last in find_members(body, "id", start)]
+    return tuple(filter(None, map(lenient.identifier, ids)))
 
 
 def _conversation_id(value: Any) -> str:

@@ -2,14 +2,14 @@
 
 from bridgeserver.protocols.chat import Chat
 from bridgeserver.protocols.responses import Responses
-from bridgeserver.providers.provider import ProviderType
+from bridgeserver.providers.provider import MAKE, MANAGE, READ, ProviderType
 
 TYPE = ProviderType(
     name="openai",
     prefix="/v1",
     bridged={"/chat/completions": Chat(), "/responses": Responses()},
-    passthrough=frozenset({"/conversations", "/models"}),
-    subtrees=("/conversations/", "/models/", "/responses/"),
+    passthrough={"/conversations": MAKE, "/models": READ},
+    subtrees={"/conversations/": MANAGE, "/models/": READ, "/responses/": MANAGE},
     owned=("/conversations/", "/responses/"),
     creates=frozenset({"/conversations"}),
     error_protocol=Responses(),

@@ -10,8 +10,10 @@ from bridgeserver.protocols import Protocol
 from bridgeserver.secret import hint
 from bridgeserver.upstream import Origin
 
-PASSTHROUGH_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Not TRACE, which asks for the request's headers back: the central key is one of them."""
+READ = frozenset({"GET", "HEAD"})
+MAKE = frozenset({"POST"})
+NOTHING: frozenset[str] = frozenset()
+MANAGE = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 CREDENTIAL_HEADERS = {"bearer": b"authorization", "x-api-key": b"x-api-key", "api-key": b"api-key"}
 
@@ -22,8 +24,10 @@ class ProviderType(NamedTuple):
     name: str
     prefix: str
     bridged: dict[str, Protocol]
-    passthrough: frozenset[str]
-    subtrees: tuple[str, ...]
+    passthrough: dict[str, frozenset[str]]
+    """Methods by route. The central key may be an administrator's, so what nobody needs is not let through."""
+    subtrees: dict[str, frozenset[str]]
+    """The same for everything that begins with a prefix."""
     error_protocol: Protocol
     owned: tuple[str, ...] = ()
     """Subtrees whose next segment is the id of an object that belongs to one user."""
@@ -66,6 +70,7 @@ class Provider:
         self._query = urlencode(list(config.query.items())).encode()
         self._host = url.netloc.encode()
         self._extra_headers = [(name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()]
+        self._auth = config.auth
         self._central = self._central_credential(config)
 
     def check_enabled(self) -> None:
@@ -79,17 +84,23 @@ class Provider:
         protocol = self._kind.bridged.get(below)
         if protocol is not None and method == "POST":
             return Route(below, protocol, None, creates_object=False)
-        is_passthrough = protocol is None and method in PASSTHROUGH_METHODS
-        if is_passthrough and (below in self._kind.passthrough or below.startswith(self._kind.subtrees)):
+        if protocol is None and method in self._methods(below):
             return Route(below, None, self._object_id(below), method == "POST" and below in self._kind.creates)
         raise NotFound(f"route not supported: {method} {path}")
 
     def credential(self, headers: Headers, *, is_byok: bool) -> Credential:
         """Return what to show upstream: the caller's own credential in a BYOK call, else the central key.
 
-        Raises Unauthorized where there is neither.
+        Raises Unauthorized where there is neither, and where the caller's own cannot be read: it must not be
+        the central key that pays for a mistyped one.
         """
         own = self._own_credential(headers) if is_byok else None
+        if is_byok and own is None and any(headers.get(name) for name in CREDENTIAL_HEADERS.values()):
+            raise Unauthorized(
+                "beside X-Bridge-Token your own provider key was expected, and what was found is none: send it as "
+                + ("`X-Api-Key: …` or " if self.type == "anthropic" else "")
+                + "`Authorization: Bearer …`",
+            )
         credential = own or self._central
         if credential is None:
             raise Unauthorized(
@@ -119,10 +130,20 @@ class Provider:
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
 
+    def _methods(self, below: str) -> frozenset[str]:
+        methods = self._kind.passthrough.get(below)
+        if methods is not None:
+            return methods
+        for prefix, found in self._kind.subtrees.items():
+            if below.startswith(prefix):
+                return found
+        return NOTHING
+
     def _own_credential(self, headers: Headers) -> Credential | None:
-        key = headers.get(b"x-api-key")
-        if key and self.type == "anthropic":
-            return Credential(b"x-api-key", key, "byok", hint(key.decode("latin-1")))
+        accepted = {b"x-api-key": self.type == "anthropic", b"api-key": self._auth == "api-key"}
+        for name, is_accepted in accepted.items():
+            if is_accepted and (key := headers.get(name)):
+                return Credential(name, key, "byok", hint(key.decode("latin-1")))
         value = headers.get(b"authorization")
         token = bearer_token(value) if value else None
         if token is not None and value is not None:
