@@ -74,9 +74,10 @@ cdef class Connection:
 
     @property
     def is_reusable(self):
-        """Whether another request can be sent: nothing is under way and both sides keep the connection."""
+        """Whether another request can be sent: nothing is under way or left over, and both sides keep the connection."""
         return (
             not self._busy
+            and not self._chunks  # they belong to whoever sent the last request, and to nobody else
             and self.error is None
             and self._transport is not None
             and not self._transport.is_closing()
@@ -94,7 +95,7 @@ cdef class Connection:
     def send(self, bytes head not None, bytes body not None, bint is_head_request=False):
         """Write a request; *head* ends with the blank line. Raises ConnectionError if the connection is lost."""
         if not self.is_reusable:
-            raise self.error or ConnectionResetError("the connection is closed")
+            raise self.error or ConnectionResetError("the connection is closed, or holds an answer that nobody took")
         self._busy = True
         self._is_head_request = is_head_request
         self.head = None
@@ -105,10 +106,13 @@ cdef class Connection:
             self._transport.write(head)
 
     def wait(self):
-        """Return a future for the next change: a head, bytes, the end, or the error that broke the response."""
+        """Return a future for a head, bytes, the end, or the error that broke the response.
+
+        It is done at once when bytes or the end are here already: they may have come while nobody waited.
+        """
         waiter = self._loop.create_future()
         self._waiter = waiter
-        if self.error is not None:
+        if self._chunks or self.complete or self.error is not None:
             self._wake()
         return waiter
 
@@ -122,7 +126,8 @@ cdef class Connection:
         self._buffered = 0
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
         return data
 
     def abort(self):

@@ -141,6 +141,64 @@ def test_serves_requests_one_after_another() -> None:
     assert run(scenario()) == [b"1", b"2"]
 
 
+def test_an_answer_that_nobody_took_is_nobody_elses() -> None:
+    """A connection with bytes of one response left is never used for the next request."""
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret"
+
+    async def scenario() -> tuple[bool, bool]:
+        async with raw_server(answering(answer, answer)) as port:
+            connection = await connect(port)
+            connection.send(REQUEST, b"{}")
+            while not connection.complete:
+                await connection.wait()
+            before = connection.is_reusable
+            with pytest.raises(ConnectionError, match="nobody took"):
+                connection.send(REQUEST, b"{}")
+            assert connection.take() == b"secret"
+            after = connection.is_reusable
+            connection.abort()
+            return before, after
+
+    assert run(scenario()) == (False, True)
+
+
+def test_waiting_ends_at_once_when_bytes_are_here() -> None:
+    """Bytes that came while nobody waited are not waited for."""
+
+    async def scenario() -> bytes:
+        lost = asyncio.Event()
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc"
+        async with raw_server(answering(answer, close=True)) as port:
+            connection = await connect(port)
+            connection.on_lost(lambda _connection: lost.set())
+            connection.send(REQUEST, b"{}")
+            await lost.wait()
+            await connection.wait()
+            return connection.take()
+
+    assert run(scenario()) == b"abc"
+
+
+def test_bytes_outlive_a_connection_that_was_lost_while_reading_was_paused() -> None:
+    """What was received before the connection went is handed out, although reading had been stopped."""
+
+    async def scenario() -> int:
+        total = 1 << 20
+        answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % total + bytes(total)
+        async with raw_server(answering(answer, close=True)) as port:
+            connection = await connect(port, buffer_bytes=1)
+            connection.send(REQUEST, b"{}")
+            received = 0
+            while not connection.complete:
+                await connection.wait()
+                await asyncio.sleep(0)  # more may come before the caller takes
+                received += len(connection.take())
+            assert connection.error is not None
+            return received + len(connection.take())
+
+    assert run(scenario()) == 1 << 20
+
+
 def test_trailers_do_not_become_headers_of_the_next_response() -> None:
     """Trailer fields of one response are dropped and stand in no other."""
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-trailer: 1\r\n\r\n"

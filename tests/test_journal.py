@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -242,6 +243,90 @@ def test_room_is_not_counted_twice_when_a_frame_does_not_fit(tmp_path: Path) -> 
         assert sum(isinstance(record, InterceptionEnd) for record in records) == begun > 1
 
     in_loop(scenario)
+
+
+def test_a_failed_write_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is written once that is possible; until then nothing new begins."""
+
+    def broken(_descriptor: int, _data: bytes, _offset: int) -> int:
+        raise OSError(5, "Input/output error")
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        await journal.begin([interception(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", broken)
+            journal.append(end(1))
+            await asyncio.sleep(0)
+            with pytest.raises(NotRecordable, match="cannot be written at the moment"):
+                await journal.begin([interception(2)])
+        journal.append(prompt(1, "later"))
+        await asyncio.sleep(0)
+        await journal.begin([interception(3)])
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(1), end(1), prompt(1, "later"), interception(3)]
+
+
+def test_many_small_records_leave_room_for_the_ends_of_others(tmp_path: Path) -> None:
+    """One request with many tool calls cannot use up what others need to end."""
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=2 * SEGMENT_BYTES)
+        for number in range(100):
+            await journal.begin([interception(number)])
+        for _ in range(4000):
+            journal.append(prompt(0, "x" * 7000))
+        await asyncio.sleep(0)
+        for number in range(100):
+            journal.append(end(number))
+        await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        assert len(list((tmp_path / journal.worker).glob("*.seg"))) <= 2
+        journal.close()
+        assert sum(isinstance(record, InterceptionEnd) for record in records) == 100
+
+    in_loop(scenario)
+
+
+def test_syncing_survives_a_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment may be full, and closed, before its sync has begun."""
+    may_sync = threading.Event()
+
+    def slow(descriptor: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            may_sync.wait(10)
+            os.fstat(descriptor)
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=1 << 30, sync="always")
+        monkeypatch.setattr(os, "fsync", slow)
+        kept = list[Any]()
+        for number in range(12):
+            kept.append(journal.begin([interception(number), prompt(number, "x" * 1_000_000)]))
+            await asyncio.sleep(0)
+        may_sync.set()
+        await asyncio.gather(*kept)
+        assert len(list((tmp_path / journal.worker).glob("*.seg"))) >= 2
+        journal.close()
+
+    in_loop(scenario)
+
+
+def test_a_record_of_another_version_holds_nothing_up(tmp_path: Path) -> None:
+    """A record that cannot be read is kept aside, and those behind it and beside it are shipped."""
+    strange = b'{"kind":"of another version"}'
+    abandoned(
+        tmp_path, frame(interception(1)) + FRAME.pack(len(strange), zlib.crc32(strange)) + strange + frame(end(1))
+    )
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1), end(1)]
+    assert (tmp_path / "dead.damaged").read_bytes() == strange + b"\n"
 
 
 @pytest.mark.parametrize("sync", ["none", "interval", "always"])

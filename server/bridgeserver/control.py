@@ -94,8 +94,8 @@ class ControlServer:
         try:
             while line := await reader.readline():
                 self._latest[writer] = Counter(msgspec.json.decode(line, type=Report).counters)
-        except (ConnectionError, asyncio.CancelledError):
-            pass  # the worker, or the whole gateway, is ending
+        except (ConnectionError, msgspec.DecodeError, asyncio.CancelledError):
+            pass  # the worker, perhaps in the middle of a line, or the whole gateway is ending
         finally:
             self._writers.discard(writer)
             self._gone.update(self._latest.pop(writer, Counter()))

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import structlog
 
 from bridgeserver import tokens
-from bridgeserver.errors import StoreError, Unauthorized
+from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
 from bridgeserver.providers.provider import bearer_token
 from bridgeserver.request import Request
@@ -121,7 +121,7 @@ class Keyring:
         while True:
             try:
                 changed = await loop.run_in_executor(self._executor, self._read_changes)
-            except StoreError as exc:
+            except Exception as exc:  # whatever it is, following must go on
                 if self._unreadable_since is None:
                     self._unreadable_since = self._clock()
                     log.warning("keys_unreadable", reason=str(exc), known_keys_served_for_s=self._grace_s)

@@ -13,6 +13,7 @@ returned: the page cache survives the death of the process. What a power cut may
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
@@ -40,6 +41,8 @@ RESERVE_BYTES = 16 << 10
 """Room kept for the rest of each open interception: its tokens, tools and end."""
 
 SYNC_INTERVAL_S = 1.0
+RETRY_S = 0.2
+"""After a write that failed; until one succeeds no new interception begins."""
 
 Sync = Literal["none", "interval", "always"]
 
@@ -91,6 +94,7 @@ class Journal:
         self._waiters: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._sync_timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
 
     @property
     def open_interceptions(self) -> int:
@@ -105,6 +109,8 @@ class Journal:
         """
         frames = [frame(record) for record in records]
         size = sum(map(len, frames))
+        if self._retry is not None:
+            raise NotRecordable("the journal cannot be written at the moment")
         if not self._has_room(size, (self._open + 1) * RESERVE_BYTES):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
         self._open += 1
@@ -122,14 +128,16 @@ class Journal:
         data = frame(record)
         if isinstance(record, InterceptionEnd):
             self._open -= 1
-        elif len(data) > RESERVE_BYTES // 2 and not self._has_room(len(data), self._open * RESERVE_BYTES):
+        elif not self._has_room(len(data), self._open * RESERVE_BYTES):
             log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=len(data))
             return
         self._queue([data], len(data))
 
     def close(self) -> None:
-        """Write what is queued, seal the journal and let go of its lock, so that the shipper takes it as ended."""
+        """Write what is queued and let go of the lock, so that the shipper takes the journal as ended."""
         self._flush()
+        if self._retry is not None:
+            self._retry.cancel()
         if self._sync_timer is not None:
             self._sync_timer.cancel()
         for descriptor in (self._segment, *self._spares, self._lock):
@@ -144,34 +152,44 @@ class Journal:
 
     def _flush(self) -> None:
         self._scheduled = False
-        frames, self._frames = self._frames, []
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         waiters, self._waiters = self._waiters, []
-        self._queued_bytes = 0
         try:
-            self._write(frames)
+            self._write()
         except OSError as exc:
-            log.exception("journal_write_failed", folder=str(self._folder))
+            log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
             _resolve(waiters, f"the journal cannot be written: {exc.strerror}")
+            # What could not be written is kept: the ends of running requests must not be lost.
+            self._retry = self._loop.call_later(RETRY_S, self._flush)
             return
         if waiters and self._sync == "always":
-            _resolve_after(self._loop.run_in_executor(None, os.fsync, self._segment), waiters)
+            # A copy of the descriptor: the next turn may close the segment.
+            _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
         else:
             _resolve(waiters)
         if self._sync == "interval" and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
 
-    def _write(self, frames: list[bytes]) -> None:
-        data = b"".join(frames)
+    def _write(self) -> None:
+        """Write the frames that are queued; those that could not be written stay queued."""
         # The seal needs the room of one frame header.
-        if self._offset + len(data) + FRAME.size <= SEGMENT_BYTES:
-            os.pwrite(self._segment, data, self._offset)
-            self._offset += len(data)
-            return
-        for one in frames:
-            if self._offset + len(one) + FRAME.size > SEGMENT_BYTES:
+        if self._offset + self._queued_bytes + FRAME.size <= SEGMENT_BYTES:
+            self._put(b"".join(self._frames))
+            self._frames.clear()
+        while self._frames:
+            if self._offset + len(self._frames[0]) + FRAME.size > SEGMENT_BYTES:
                 self._rotate()
-            os.pwrite(self._segment, one, self._offset)
-            self._offset += len(one)
+            self._put(self._frames[0])
+            del self._frames[0]
+
+    def _put(self, data: bytes) -> None:
+        written = os.pwrite(self._segment, data, self._offset)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, "the write was cut short")
+        self._offset += written
+        self._queued_bytes -= written
 
     def _rotate(self) -> None:
         following = self._spares.pop(0) if self._spares else self._add_segment()
@@ -235,13 +253,19 @@ def _resolve_after(sync: asyncio.Future[None], waiters: list[asyncio.Future[None
     sync.add_done_callback(resolve)
 
 
-def _sync_quietly(descriptor: int) -> None:
+def _sync(descriptor: int) -> None:
+    """Sync a descriptor and close it."""
     try:
         os.fsync(descriptor)
-    except OSError as exc:
-        log.warning("journal_sync_failed", reason=exc.strerror)
     finally:
         os.close(descriptor)
+
+
+def _sync_quietly(descriptor: int) -> None:
+    try:
+        _sync(descriptor)
+    except OSError as exc:
+        log.warning("journal_sync_failed", reason=exc.strerror)
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -257,6 +281,7 @@ class Tail:
         self.worker = folder.name
         self.last_at = 0
         """Time of the newest record read, in microseconds since the epoch."""
+        self._unreadable: list[bytes] = []
         self._number = min((int(path.stem) for path in folder.glob("*.seg")), default=1)
         self._offset = 0
 
@@ -280,6 +305,7 @@ class Tail:
         Until that is called, reading again returns the same records.
         """
         records: list[AnyRecord] = []
+        self._unreadable.clear()
         number, offset = self._number, self._offset
         while len(records) < limit:
             found, offset, sealed = self._read_segment(number, offset, limit - len(records))
@@ -289,6 +315,7 @@ class Tail:
             number, offset = number + 1, 0
 
         def advance() -> None:
+            self._set_aside()
             self._advance(number, offset)
             for record in records:
                 self.last_at = max(self.last_at, _time_of(record))
@@ -323,16 +350,29 @@ class Tail:
         except FileNotFoundError:
             return records, offset, False
         try:
-            for record, end in read_frames(descriptor, offset):
+            for payload, end in read_frames(descriptor, offset):
                 offset = end
-                if record is None:
+                if payload is None:
                     return records, offset, True
-                records.append(record)
+                try:
+                    records.append(_decode(payload))
+                except msgspec.DecodeError:
+                    self._unreadable.append(payload)
                 if len(records) >= limit:
                     break
         finally:
             os.close(descriptor)
         return records, offset, False
+
+    def _set_aside(self) -> None:
+        """Keep the records that this version cannot read, which must not hold up those behind them."""
+        if not self._unreadable:
+            return
+        path = self.folder.parent / f"{self.worker}.damaged"
+        log.error("records_unreadable", kept_in=str(path), count=len(self._unreadable))
+        with path.open("ab") as kept:
+            kept.writelines(payload + b"\n" for payload in self._unreadable)
+        self._unreadable.clear()
 
     def _advance(self, number: int, offset: int) -> None:
         for done in range(self._number, number):
@@ -341,8 +381,8 @@ class Tail:
         self._number, self._offset = number, offset
 
 
-def read_frames(descriptor: int, offset: int) -> Iterator[tuple[AnyRecord | None, int]]:
-    """Yield each whole record from *offset* on with the offset after it, and None for the seal.
+def read_frames(descriptor: int, offset: int) -> Iterator[tuple[bytes | None, int]]:
+    """Yield each whole payload from *offset* on with the offset after it, and None for the seal.
 
     Stops at the first frame that is not there yet, or whose bytes do not match their checksum: of a living
     worker that is a write under way, of a dead one a torn write.
@@ -361,7 +401,7 @@ def read_frames(descriptor: int, offset: int) -> Iterator[tuple[AnyRecord | None
         if len(payload) < length or zlib.crc32(payload) != checksum:
             return
         offset += FRAME.size + length
-        yield _decode(payload), offset
+        yield payload, offset
 
 
 def _time_of(record: AnyRecord) -> int:

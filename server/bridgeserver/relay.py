@@ -47,7 +47,7 @@ async def relay(
             await reply.write(out, more=not is_last)
         if is_last:
             return
-        if not connection.complete:
+        if not (connection.complete or connection.has_bytes):
             guard.expect(timeouts.upstream_s, timeouts.upstream_error)
             await _more(connection)
 

@@ -103,8 +103,14 @@ class Shipper:
         for path in sorted(self._folder.iterdir()):
             if path.is_dir() and not path.name.startswith(".") and path.name not in self._tails:
                 self._tails[path.name] = Tail(path)
+        failures: list[Exception] = []
         for tail in list(self._tails.values()):
-            moved += self._ship_one(tail)
+            try:
+                moved += self._ship_one(tail)
+            except Exception as exc:  # whatever one journal has, the others are shipped
+                failures.append(exc)
+        if failures:
+            raise failures[0]
         return moved
 
     def _ship_one(self, tail: Tail) -> int:

@@ -120,6 +120,7 @@ class Upstream:
 
     async def acquire(self) -> tuple[Connection, bool]:
         """Return a connection for one request, and whether an earlier one used it."""
+        deadline: float | None = None
         while True:
             while self._idle:
                 # The newest first: the others may then grow old and go.
@@ -128,21 +129,27 @@ class Upstream:
                     return connection, True
             if self._open < self._limits.connections:
                 return await self._connect(), False
-            await self._wait()
+            deadline = await self._wait(deadline)
 
     async def acquire_new(self) -> Connection:
         """Return a connection that no request has used."""
+        deadline: float | None = None
         while self._open >= self._limits.connections:
             if self._idle:
                 self._idle.popleft()[0].abort()
-            await self._wait()
+            deadline = await self._wait(deadline)
         return await self._connect()
 
-    async def _wait(self) -> None:
+    async def _wait(self, deadline: float | None) -> float:
+        """Wait for a turn and return the deadline; one who has waited before, and found nothing, goes first."""
         waiter = self._loop.create_future()
-        self._waiters.append(waiter)
+        if deadline is None:
+            deadline = self._loop.time() + self._limits.wait_s
+            self._waiters.append(waiter)
+        else:
+            self._waiters.appendleft(waiter)
         try:
-            async with asyncio.timeout(self._limits.wait_s):
+            async with asyncio.timeout_at(deadline):
                 await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled():
@@ -155,6 +162,7 @@ class Upstream:
                     f"and none came free within {self._limits.wait_s:g} s",
                 ) from exc
             raise
+        return deadline
 
     async def _connect(self) -> Connection:
         self._open += 1

@@ -50,6 +50,7 @@ class Worker:
         self.budget = Budget(server.max_buffered_bytes)
         self.counters: Counter[str] = Counter()
         self.is_draining = False
+        self._is_stopped = False
         self._lag_s = 0.0
         self._guards: set[Guard] = set()
         self._upstreams: dict[Origin, Upstream] = {}
@@ -112,7 +113,9 @@ class Worker:
         return upstream
 
     def guard(self, task: asyncio.Task[object]) -> Guard:
-        """Return a guard for the request that *task* serves; `release` takes it back."""
+        """Return a guard for the request that *task* serves; `release` takes it back. Raises GatewayStopped."""
+        if self._is_stopped:
+            raise _stopped()
         guard = Guard(task, self.loop, self.tick_s)
         self._guards.add(guard)
         return guard
@@ -133,5 +136,10 @@ class Worker:
             return
         self.is_draining = True
         if command.do == "stop":
+            self._is_stopped = True
             for guard in list(self._guards):
-                guard.end(GatewayStopped("the gateway stopped before the answer was whole"))
+                guard.end(_stopped())
+
+
+def _stopped() -> GatewayStopped:
+    return GatewayStopped("the gateway stopped before the answer was whole")
