@@ -1,6 +1,6 @@
 import json
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bridgeserver.protocols import Failure, Finding, Protocol, Tap, Thought, Tool, Usage
 from bridgeserver.protocols.responses import Responses
-from jsontext import Members, as_last, as_object, as_objects, render, scalars, storable, texts, values
+from jsontext import Members, as_last, as_objects, render, scalars, storable, texts, values
 
 RESPONSES: Protocol = Responses()
 
@@ -135,7 +135,7 @@ REQUESTS = st.lists(
 
 def plainly_read(value: dict[str, Any]) -> tuple[Any, ...]:
     """Read the facts from a parsed body, in the most obvious way."""
-    asked, model, conversation = value.get("input"), value.get("model"), value.get("conversation")
+    asked, model = value.get("input"), value.get("model")
     item = as_last(asked)
     content = item.get("content")
     parts = [part.get("text") for part in as_objects(content) if part.get("type") == "input_text"]
@@ -144,14 +144,23 @@ def plainly_read(value: dict[str, Any]) -> tuple[Any, ...]:
     prompt = prompt if item.get("role") == "user" else None
     is_output = item.get("type") in ("function_call_output", "custom_tool_call_output")
     is_number = isinstance(model, int | float) and not isinstance(model, bool)
-    ids = (value.get("previous_response_id"), as_object(conversation).get("id", conversation))
     return (
         str(model) if is_number else storable(model),
         value.get("stream") is True,
         asked if isinstance(asked, str) else prompt,
         (storable(item.get("call_id")) or None) if is_output else None,
-        tuple(storable(found) for found in ids if storable(found)),
     )
+
+
+def plainly_named(body: bytes) -> tuple[str, ...]:
+    """Read every id of a stored object that any member of the body names, repeated members included."""
+    members: Any = json.loads(body, object_pairs_hook=tuple)  # objects become tuples of pairs, arrays stay lists
+    ids = [value for name, value in members if name == "previous_response_id"]
+    for conversation in (value for name, value in members if name == "conversation"):
+        ids.append(conversation)
+        if isinstance(conversation, tuple):
+            ids += [value for name, value in cast("Any", conversation) if name == "id"]
+    return tuple(storable(found) for found in ids if storable(found))
 
 
 @given(REQUESTS, st.randoms(use_true_random=False))
@@ -160,7 +169,7 @@ def test_facts_are_what_a_plain_reading_finds(request: Members, random: Random) 
     body = render(request, random).encode()
     facts = RESPONSES.facts(body)
     found = (facts.model, facts.stream, facts.prompt, facts.correlating_tool_call_id, facts.object_ids)
-    assert found == plainly_read(json.loads(body))
+    assert found == (*plainly_read(json.loads(body)), plainly_named(body))
 
 
 def fed(*events: tuple[str, dict[str, Any]], named: bool = True) -> tuple[Tap, list[Finding]]:
