@@ -74,7 +74,7 @@ cdef class Connection:
 
     @property
     def is_reusable(self):
-        """Whether another request can be sent: nothing is under way or left over, and both sides keep the connection."""
+        """Whether another request can be sent: nothing is under way or left over, and both sides keep it open."""
         return (
             not self._busy
             and not self._chunks  # they belong to whoever sent the last request, and to nobody else
