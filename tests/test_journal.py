@@ -15,9 +15,10 @@ import pytest
 
 from bridgeserver import journal as journals
 from bridgeserver.errors import NotRecordable, StoreError
-from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, Tail, frame, segment_path
+from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, frame, segment_path
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, UserPrompt
 from bridgeserver.shipper import Shipper
+from bridgeserver.tail import Tail
 
 
 def interception(number: int, worker: str = "w") -> Interception:

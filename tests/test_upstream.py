@@ -11,7 +11,7 @@ import trustme
 from bridgecore import Connection
 from bridgeserver.errors import BadResponse, Overloaded, Unreachable, UpstreamTimeout
 from bridgeserver.upstream import Limits, Origin, Upstream
-from rawserver import answering, raw_server, read_request
+from rawserver import Handler, answering, raw_server, read_request
 from test_http1 import run
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n"
@@ -36,12 +36,12 @@ async def fetch(upstream: Upstream) -> tuple[bytes, int]:
 
 
 def with_upstream(
-    handler: object, scenario: Callable[[Upstream], Awaitable[object]], limits: Limits = LIMITS
+    handler: Handler, scenario: Callable[[Upstream], Awaitable[object]], limits: Limits = LIMITS
 ) -> object:
     """Run *scenario* with the connections to a server that runs *handler*."""
 
     async def body() -> object:
-        async with raw_server(handler) as port:  # type: ignore[arg-type]
+        async with raw_server(handler) as port:
             upstream = Upstream(Origin("http", "127.0.0.1", port), limits)
             try:
                 return await scenario(upstream)

@@ -16,11 +16,8 @@ import asyncio
 import errno
 import fcntl
 import os
-import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +25,7 @@ import msgspec
 import structlog
 
 from bridgeserver.errors import NotRecordable
-from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, new_id
+from bridgeserver.records import AnyRecord, InterceptionEnd, new_id
 
 log = structlog.get_logger("bridgecore")
 
@@ -47,7 +44,6 @@ RETRY_S = 0.2
 Sync = Literal["none", "interval", "always"]
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(AnyRecord).decode
 
 
 def frame(record: AnyRecord) -> bytes:
@@ -271,142 +267,3 @@ def _sync_quietly(descriptor: int) -> None:
 def segment_path(folder: Path, number: int) -> Path:
     """Return the path of a worker's segment *number*, counted from 1."""
     return folder / f"{number:08d}.seg"
-
-
-class Tail:
-    """The shipper's side of one worker's folder: reads its records in order, and removes what is done with."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.worker = folder.name
-        self.last_at = 0
-        """Time of the newest record read, in microseconds since the epoch."""
-        self._unreadable: list[bytes] = []
-        self._number = min((int(path.stem) for path in folder.glob("*.seg")), default=1)
-        self._offset = 0
-
-    def is_abandoned(self) -> bool:
-        """Whether the worker is gone. Ask before reading: what it wrote last can then not be missed."""
-        try:
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(lock)
-        return True
-
-    def read(self, limit: int) -> tuple[list[AnyRecord], Callable[[], None]]:
-        """Return up to about *limit* further records, and what to call once they are in the store.
-
-        Until that is called, reading again returns the same records.
-        """
-        records: list[AnyRecord] = []
-        self._unreadable.clear()
-        number, offset = self._number, self._offset
-        while len(records) < limit:
-            found, offset, sealed = self._read_segment(number, offset, limit - len(records))
-            records += found
-            if not sealed:
-                break
-            number, offset = number + 1, 0
-
-        def advance() -> None:
-            self._set_aside()
-            self._advance(number, offset)
-            for record in records:
-                self.last_at = max(self.last_at, _time_of(record))
-
-        return records, advance
-
-    def is_damaged(self) -> bool:
-        """Whether the worker went on in a later segment: then what stops the reading here is not the end."""
-        try:
-            following = segment_path(self.folder, self._number + 1).open("rb")
-        except FileNotFoundError:
-            return False
-        with following:
-            return any(following.read(FRAME.size))
-
-    def skip_segment(self) -> None:
-        """Keep the rest of a damaged segment aside and go on with the next."""
-        path = segment_path(self.folder, self._number)
-        with suppress(FileNotFoundError):
-            path.rename(self.folder.parent / f"{self.worker}-{path.stem}.damaged")
-        self._number, self._offset = self._number + 1, 0
-
-    def remove(self) -> None:
-        """Remove the folder of an abandoned worker whose records are all in the store."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read_segment(self, number: int, offset: int, limit: int) -> tuple[list[AnyRecord], int, bool]:
-        path = segment_path(self.folder, number)
-        records: list[AnyRecord] = []
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return records, offset, False
-        try:
-            for payload, end in read_frames(descriptor, offset):
-                offset = end
-                if payload is None:
-                    return records, offset, True
-                try:
-                    records.append(_decode(payload))
-                except msgspec.DecodeError:
-                    self._unreadable.append(payload)
-                if len(records) >= limit:
-                    break
-        finally:
-            os.close(descriptor)
-        return records, offset, False
-
-    def _set_aside(self) -> None:
-        """Keep the records that this version cannot read, which must not hold up those behind them."""
-        if not self._unreadable:
-            return
-        path = self.folder.parent / f"{self.worker}.damaged"
-        log.error("records_unreadable", kept_in=str(path), count=len(self._unreadable))
-        with path.open("ab") as kept:
-            kept.writelines(payload + b"\n" for payload in self._unreadable)
-        self._unreadable.clear()
-
-    def _advance(self, number: int, offset: int) -> None:
-        for done in range(self._number, number):
-            with suppress(FileNotFoundError):
-                segment_path(self.folder, done).unlink()
-        self._number, self._offset = number, offset
-
-
-def read_frames(descriptor: int, offset: int) -> Iterator[tuple[bytes | None, int]]:
-    """Yield each whole payload from *offset* on with the offset after it, and None for the seal.
-
-    Stops at the first frame that is not there yet, or whose bytes do not match their checksum: of a living
-    worker that is a write under way, of a dead one a torn write.
-    """
-    while True:
-        header = os.pread(descriptor, FRAME.size, offset)
-        if len(header) < FRAME.size:
-            return
-        length, checksum = FRAME.unpack(header)
-        if length == SEALED:
-            yield None, offset + FRAME.size
-            return
-        if length == 0 or length > SEGMENT_BYTES:
-            return
-        payload = os.pread(descriptor, length, offset + FRAME.size)
-        if len(payload) < length or zlib.crc32(payload) != checksum:
-            return
-        offset += FRAME.size + length
-        yield payload, offset
-
-
-def _time_of(record: AnyRecord) -> int:
-    if isinstance(record, Interception):
-        return record.started_at
-    if isinstance(record, InterceptionEnd):
-        return record.ended_at
-    return record.created_at

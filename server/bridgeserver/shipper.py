@@ -15,8 +15,8 @@ from typing import Protocol
 
 import structlog
 
-from bridgeserver.journal import Tail
 from bridgeserver.records import AnyRecord, now_us
+from bridgeserver.tail import Tail
 
 log = structlog.get_logger("bridgecore")
 
