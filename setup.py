@@ -26,6 +26,9 @@ setup(
         compiler_directives={
             "language_level": 3,
             "auto_pickle": False,
+            "binding": False,  # plain method descriptors cost 10 ns less a call
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
             "autotestdict": False,
             "boundscheck": DEBUG,
             "wraparound": False,

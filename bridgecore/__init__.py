@@ -1,7 +1,30 @@
 """The compiled core of the gateway; it knows nothing of providers, users or storage."""
 
+from bridgecore.cache import Cache, Cause, Closed, Lease, Outcome, Stats
+from bridgecore.hashing import hash2, pseudonym, siphash13
 from bridgecore.http1 import Connection, Head
 from bridgecore.scan import find_member, find_members
+from bridgecore.singleflight import FlightAborted, FlightGroup, FlightStats, RecursiveFlight
 from bridgecore.sse import Event, Scanner
 
-__all__ = ["Connection", "Event", "Head", "Scanner", "find_member", "find_members"]
+__all__ = [
+    "Cache",
+    "Cause",
+    "Closed",
+    "Connection",
+    "Event",
+    "FlightAborted",
+    "FlightGroup",
+    "FlightStats",
+    "Head",
+    "Lease",
+    "Outcome",
+    "RecursiveFlight",
+    "Scanner",
+    "Stats",
+    "find_member",
+    "find_members",
+    "hash2",
+    "pseudonym",
+    "siphash13",
+]
