@@ -28,7 +28,7 @@ cdef inline int audit_lists(Entries* entries) except -1:
                 break
             assert entries.nodes[number].queue == queue, f"entry {number} is in list {queue} and says otherwise"
             assert entries.nodes[number].state == LIVE, f"entry {number} is in list {queue} and not live"
-            assert (entries.nodes[number].cost == 0) == (queue == PINNED), f"entry {number} is in list {queue} by its cost"
+            assert (entries.nodes[number].cost == 0) == (queue == PINNED), f"entry {number} has a cost for another list"
             count += 1
             cost += entries.nodes[number].cost
         assert count == entries.policy.counts[queue], f"list {queue} has {count}, not {entries.policy.counts[queue]}"
@@ -66,7 +66,7 @@ cdef inline int audit_entries(Entries* entries) except -1:
         count += 1
         number = entries.nodes[number].next
     assert count == states[LEAVING], f"{states[LEAVING]} entries leave and {count} are queued"
-    assert entries.table.count == states[LIVE], f"{states[LIVE]} entries live and {entries.table.count} are in the table"
+    assert entries.table.count == states[LIVE], f"{states[LIVE]} entries live, {entries.table.count} in the table"
     assert entries.retired == states[RETIRED], f"{states[RETIRED]} entries are retired and {entries.retired} counted"
     assert entries.leases == leases, f"{leases} leases are out and {entries.leases} counted"
     return 0

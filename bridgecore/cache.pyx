@@ -27,8 +27,9 @@ from bridgecore.audit cimport audit_entries, audit_lists, audit_table, audit_whe
 from bridgecore.clock cimport coarse_ns, now_ns
 from bridgecore.entries cimport (
     CAUSES, CLEARED, CLOSED, DELETED, EXPIRED, FREE, LIVE, REJECTED, REPLACED, STALE,
-    Entries, entries_free, entries_grow, entries_init, entries_leave_all, entries_make_room, entries_resize, entries_sweep, entries_time, entry_free,
-    entry_is_over, entry_lease, entry_leave, entry_make, entry_put, entry_release, entry_retire, entry_set_ttl,
+    Entries, entries_free, entries_grow, entries_init, entries_leave_all, entries_make_room, entries_resize,
+    entries_sweep, entries_time, entry_free, entry_is_over, entry_lease, entry_leave, entry_make, entry_put,
+    entry_release, entry_retire, entry_set_ttl,
     entry_use, has_deadlines, has_room, is_live, next_capacity
 )
 from bridgecore.keys cimport holds_parts, is_equal, key_hash, pair_hash, same_pair, same_text
@@ -393,26 +394,30 @@ cdef class Cache:
         """Return the number of a key that has not expired, or 0."""
         cdef:
             uint32_t* group = memo_of(&self.entries.memo, <PyObject*> key, NULL)
-            uint32_t number
             int i
         for i in range(WAYS):
             if PyList_GET_ITEM(self.keys, group[i]) == <PyObject*> key and is_live(&self.entries, group[i]):
-                return self._recall(group[i])
-        number = self._find_live(key_hash(self.sip_key, key), key, None, False)
-        if number and PyUnicode_CheckExact(key) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
-            memo_remember(memo_of(&self.entries.memo, <PyObject*> key, NULL), number)
-        return number
+                return self._recall(group[i]) if has_deadlines(&self.entries) else group[i]
+        return self._search(key)
 
     cdef inline uint32_t _look_up2(self, a, b) except? 0xFFFFFFFF:
         """Like `_look_up`, for the key `(a, b)`."""
         cdef:
             uint32_t* group = memo_of(&self.entries.memo, <PyObject*> a, <PyObject*> b)
-            uint32_t number
             int i
         for i in range(WAYS):
             if holds_parts(PyList_GET_ITEM(self.keys, group[i]), a, b) and is_live(&self.entries, group[i]):
-                return self._recall(group[i])
-        number = self._find_live(pair_hash(self.sip_key, a, b), a, b, True)
+                return self._recall(group[i]) if has_deadlines(&self.entries) else group[i]
+        return self._search2(a, b)
+
+    cdef uint32_t _search(self, key) except? 0xFFFFFFFF:
+        cdef uint32_t number = self._find_live(key_hash(self.sip_key, key), key, None, False)
+        if number and PyUnicode_CheckExact(key) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
+            memo_remember(memo_of(&self.entries.memo, <PyObject*> key, NULL), number)
+        return number
+
+    cdef uint32_t _search2(self, a, b) except? 0xFFFFFFFF:
+        cdef uint32_t number = self._find_live(pair_hash(self.sip_key, a, b), a, b, True)
         if (
             number and PyUnicode_CheckExact(a) and PyUnicode_CheckExact(b)
             and holds_parts(PyList_GET_ITEM(self.keys, number), a, b)
@@ -420,10 +425,8 @@ cdef class Cache:
             memo_remember(memo_of(&self.entries.memo, <PyObject*> a, <PyObject*> b), number)
         return number
 
-    cdef inline uint32_t _recall(self, uint32_t number) except? 0xFFFFFFFF:
+    cdef uint32_t _recall(self, uint32_t number) except? 0xFFFFFFFF:
         """Return a live entry that was found without a search, or 0 if its time is over."""
-        if not has_deadlines(&self.entries):
-            return number
         if self.clock is not None:  # reading it runs foreign code, after which the entry may be another's
             return self._find_live(self.entries.nodes[number].hash, self.keys[number], None, False)
         if self._leave_if_over(number):

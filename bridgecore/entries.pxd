@@ -1,8 +1,8 @@
 """The entries of a cache, without their keys and values: which there are, where they stand and how they leave.
 
 An entry is a number into parallel arrays: the policy's nodes, the wheel's timers, and the cache's Python lists of
-keys and values. It is FREE; LIVE, in the table and one list of the policy; RETIRED, kept by leases alone; or LEAVING, in the
-queue of those that the listener has yet to see. Nothing here calls Python or gives up a reference, so a chain of
+keys and values. It is FREE; LIVE, in the table and one list of the policy; RETIRED, kept by leases alone; or LEAVING,
+in the queue of those that the listener has yet to see. Nothing here calls Python or gives up a reference, so a chain of
 these calls is one step for every thread.
 """
 
@@ -16,7 +16,7 @@ from bridgecore.policy cimport (
     LISTS, PINNED, WINDOW, Node, Policy, policy_append, policy_count, policy_init, policy_remove, policy_resize,
     policy_use, policy_victim
 )
-from bridgecore.sketch cimport Sketch, sketch_free, sketch_grow, sketch_init, sketch_use
+from bridgecore.sketch cimport Sketch, sketch_age, sketch_free, sketch_grow, sketch_init, sketch_use
 from bridgecore.table cimport FIRST_CELLS, Table, table_add, table_free, table_init, table_remove, table_reserve
 from bridgecore.wheel cimport HEADS_AT, Timer, Wheel, wheel_add, wheel_expired, wheel_init, wheel_remove
 
@@ -89,9 +89,9 @@ cdef inline void entries_free(Entries* entries) noexcept nogil:
 
 
 cdef inline uint64_t next_capacity(Entries* entries) noexcept nogil:
-    """Half as much again, but not more than *max_cost* entries of cost 1 need."""
-    cdef uint64_t size = max(<uint64_t> FIRST_CAPACITY, <uint64_t> entries.capacity + entries.capacity // 2)
-    if entries.policy.max_cost < size:
+    """Twice as much, or at once what *max_cost* entries of cost 1 need if that is near, and never more than that."""
+    cdef uint64_t size = max(<uint64_t> FIRST_CAPACITY, <uint64_t> entries.capacity * 2)
+    if entries.policy.max_cost < 2 * size:
         size = max(<uint64_t> entries.capacity, entries.policy.max_cost) + 16
     return size
 
@@ -218,7 +218,8 @@ cdef inline void entry_use(Entries* entries, uint32_t number) noexcept nogil:
 
 
 cdef inline void entries_learn(Entries* entries, uint64_t hash, uint64_t cost) noexcept nogil:
-    sketch_use(&entries.sketch, hash, policy_count(&entries.policy))
+    if sketch_use(&entries.sketch, hash):
+        sketch_age(&entries.sketch, policy_count(&entries.policy))
     if entries.chooser.is_running:
         chooser_use(&entries.chooser, &entries.policy, hash, cost)
 

@@ -12,6 +12,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from bridgecore.sketch cimport Sketch, sketch_frequency
 
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil
+
 cdef enum:
     WINDOW = 0
     PROBATION = 1
@@ -125,12 +128,17 @@ cdef inline void policy_move(Policy* policy, uint32_t number, uint32_t queue) no
 cdef inline void policy_use(Policy* policy, uint32_t number) noexcept nogil:
     """Note that the entry was used."""
     cdef Node* node = &policy.nodes[number]
-    cdef int moves = 0
     if node.queue == PROBATION:
         policy_move(policy, number, PROTECTED)
     else:
         unlink(policy, number)
         link_last(policy, number, node.queue)
+    if unlikely(policy.costs[PROTECTED] > policy.protected_max):
+        policy_demote(policy)
+
+
+cdef inline void policy_demote(Policy* policy) noexcept nogil:
+    cdef int moves = 0
     while policy.costs[PROTECTED] > policy.protected_max and policy.counts[PROTECTED] > 1 and moves < MOVES_PER_CALL:
         policy_move(policy, policy.nodes[PROTECTED].next, PROBATION)
         moves += 1

@@ -66,8 +66,8 @@ cdef inline uint32_t sketch_frequency(Sketch* sketch, uint64_t hash) noexcept no
     return least
 
 
-cdef inline void sketch_use(Sketch* sketch, uint64_t hash, uint64_t entries) noexcept nogil:
-    """Count a use; *entries* is the number of them in the cache."""
+cdef inline bint sketch_use(Sketch* sketch, uint64_t hash) noexcept nogil:
+    """Count a use; return whether `sketch_age` has to be asked, since a counter rose."""
     cdef:
         uint64_t* block = block_of(sketch, hash)
         uint64_t* word
@@ -83,7 +83,12 @@ cdef inline void sketch_use(Sketch* sketch, uint64_t hash, uint64_t entries) noe
         raised |= has_room
         hash >>= 5
     sketch.additions += raised
-    if raised and unlikely(sketch.additions >= USES_PER_ENTRY * max(entries, <uint64_t> FEWEST_ENTRIES)):
+    return raised
+
+
+cdef inline void sketch_age(Sketch* sketch, uint64_t entries) noexcept nogil:
+    """Halve all counters if enough uses were counted for the number of entries in the cache."""
+    if unlikely(sketch.additions >= USES_PER_ENTRY * max(entries, <uint64_t> FEWEST_ENTRIES)):
         sketch_halve(sketch)
 
 

@@ -75,7 +75,9 @@ cdef inline void table_remove(Table* table, uint64_t hash, uint32_t number) noex
 
 
 cdef inline bint table_reserve(Table* table, uint64_t count_max) noexcept nogil:
-    """Make room for one more; return False without memory. It never grows beyond what *count_max* numbers need."""
+    """Make room for one more; return False without memory. It never grows beyond what
+    *count_max* numbers need, and goes there at once when that is near.
+    """
     cdef:
         Table grown
         uint64_t i
@@ -83,8 +85,8 @@ cdef inline bint table_reserve(Table* table, uint64_t count_max) noexcept nogil:
         uint64_t size = table.size
     if (table.count + 1) * 10 <= size * 7:
         return True
-    size += size // 2
-    if table.count < count_max < size * 7 // 10:
+    size *= 2
+    if table.count < count_max < 2 * (size // 10 * 7):
         size = count_max * 10 // 7 + 2
     if not table_init(&grown, size):
         return False

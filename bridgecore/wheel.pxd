@@ -2,8 +2,8 @@
 
 Time is counted in ticks of 2**30 ns. Four wheels of 64 slots stand for the four lowest digits, in base 64, of a
 deadline's tick; an entry waits in the wheel of the highest digit in which its deadline differs from the wheel's own
-time, and in the slot of that digit. When the time reaches the slot, its entries move to lower wheels. What differs above the
-four digits (more than 208 days away) waits in one list. A bitmap a wheel finds the next slot that is in use, so that a
+time, and in the slot of that digit. When the time reaches the slot, its entries move to lower wheels. What differs
+above the four digits (more than 208 days away) waits in one list. A bitmap a wheel finds the next slot in use, so a
 clock that jumps costs what there is to do, and not the length of the jump.
 
 Entries of one tick keep the order in which they came: a slot is emptied before its time begins, so what comes later
