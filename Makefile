@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test types lint format debug wheel lock clean
+TRACES ?=
+
+.PHONY: help build run test soak bench types lint format debug wheel lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +34,18 @@ run: build  ## a gateway on 127.0.0.1:8080 with SQLite below .dev/
 
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/pytest
+
+soak: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/pytest -m soak --timeout 1800
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --group bench
+	@touch $@
+
+bench: $(VENV)/.bench  ## hit ratios and nanoseconds beside other caches; TRACES=folder replays traces from files
+	$(BIN)/python benchmarks/micro.py --json benchmarks/results/micro.json
+	$(BIN)/python benchmarks/hit_ratio.py $(if $(TRACES),--traces $(TRACES)) --json benchmarks/results/hit_ratio.json
+	$(BIN)/python benchmarks/render.py
 
 types: $(VENV)/.dev  ## mypy and pyright, both strict, and the stubs against the compiled modules
 	$(BIN)/mypy

@@ -123,6 +123,13 @@ cdef inline uint32_t shadow_find(Shadow* shadow, uint64_t hash) noexcept nogil:
         place = cell_after(&shadow.table, place)
 
 
+cdef inline void shadow_drop(Shadow* shadow, uint32_t number) noexcept nogil:
+    """Forget an entry that is in no list any more."""
+    table_remove(&shadow.table, shadow.nodes[number].hash, number)
+    shadow.nodes[number].next = shadow.free
+    shadow.free = number
+
+
 cdef inline void shadow_use(Shadow* shadow, uint64_t hash, uint64_t cost) noexcept nogil:
     """Do what a cache would that is asked for a key, and given it when it has it not."""
     cdef:
@@ -132,6 +139,10 @@ cdef inline void shadow_use(Shadow* shadow, uint64_t hash, uint64_t cost) noexce
         int moves = 0
     if number:
         shadow.hits += 1
+        if cost > shadow.policy.max_cost:
+            policy_remove(&shadow.policy, number)
+            shadow_drop(shadow, number)
+            return
         if <uint64_t> shadow.nodes[number].cost != cost:
             queue = shadow.nodes[number].queue
             policy_remove(&shadow.policy, number)
@@ -155,9 +166,7 @@ cdef inline void shadow_use(Shadow* shadow, uint64_t hash, uint64_t cost) noexce
         victim = policy_victim(&shadow.policy, number, &moves)
         if victim == 0:
             break
-        table_remove(&shadow.table, shadow.nodes[victim].hash, victim)
-        shadow.nodes[victim].next = shadow.free
-        shadow.free = victim
+        shadow_drop(shadow, victim)
 
 
 cdef inline void chooser_stop(Chooser* chooser) noexcept nogil:

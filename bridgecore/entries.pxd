@@ -16,7 +16,7 @@ from bridgecore.policy cimport (
     LISTS, PINNED, WINDOW, Node, Policy, policy_append, policy_count, policy_init, policy_remove, policy_resize,
     policy_use, policy_victim
 )
-from bridgecore.sketch cimport Sketch, sketch_age, sketch_free, sketch_grow, sketch_init, sketch_use
+from bridgecore.sketch cimport Sketch, sketch_age, sketch_fit, sketch_free, sketch_grow, sketch_init, sketch_use
 from bridgecore.table cimport FIRST_CELLS, Table, table_add, table_free, table_init, table_remove, table_reserve
 from bridgecore.wheel cimport HEADS_AT, Timer, Wheel, wheel_add, wheel_expired, wheel_init, wheel_remove
 
@@ -154,6 +154,7 @@ cdef inline bint has_deadlines(Entries* entries) noexcept nogil:
 
 cdef inline void entries_resize(Entries* entries, uint64_t max_cost) noexcept nogil:
     policy_resize(&entries.policy, max_cost, share_of(max_cost, entries.chooser.arm))
+    sketch_fit(&entries.sketch, max_cost)
     chooser_start(&entries.chooser, &entries.policy, max_cost)
     entries_make_room(entries, 0)
 

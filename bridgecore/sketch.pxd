@@ -24,7 +24,6 @@ cdef enum:
     COUNTER_MAX = 15
     WORDS_PER_ENTRY = 2
     USES_PER_ENTRY = 20
-    FEWEST_ENTRIES = 8
 
 
 cdef struct Sketch:
@@ -88,7 +87,8 @@ cdef inline bint sketch_use(Sketch* sketch, uint64_t hash) noexcept nogil:
 
 cdef inline void sketch_age(Sketch* sketch, uint64_t entries) noexcept nogil:
     """Halve all counters if enough uses were counted for the number of entries in the cache."""
-    if unlikely(sketch.additions >= USES_PER_ENTRY * max(entries, <uint64_t> FEWEST_ENTRIES)):
+    # A sketch that was made for many more entries is not gone through for a few uses.
+    if unlikely(sketch.additions >= USES_PER_ENTRY * max(entries, sketch.blocks // 2)):
         sketch_halve(sketch)
 
 
@@ -102,7 +102,7 @@ cdef inline void sketch_halve(Sketch* sketch) noexcept nogil:
         odd += popcount(word & 0x1111111111111111ULL)
         sketch.words[i] = word >> 1 & 0x7777777777777777ULL
     # Each odd counter lost half a use, and four counters stand for one use.
-    sketch.additions = (sketch.additions - odd // 4) // 2
+    sketch.additions = (sketch.additions - min(sketch.additions, odd // 4)) // 2
 
 
 cdef inline void sketch_grow(Sketch* sketch, uint64_t entries) noexcept nogil:
@@ -121,3 +121,12 @@ cdef inline void sketch_grow(Sketch* sketch, uint64_t entries) noexcept nogil:
     free(sketch.words)
     sketch.words = words
     sketch.blocks *= 2
+
+
+cdef inline void sketch_fit(Sketch* sketch, uint64_t entries_max) noexcept nogil:
+    """Begin anew if it is much larger than *entries_max* will ever need; without memory, it stays as it is."""
+    cdef Sketch fresh
+    if sketch.blocks <= FIRST_BLOCKS or sketch.blocks <= entries_max or not sketch_init(&fresh, entries_max):
+        return
+    sketch_free(sketch)
+    sketch[0] = fresh
