@@ -143,6 +143,7 @@ cdef class Cache:
 
     def __cinit__(self, max_cost, *, ttl=None, on_exit=None, clock=None, seed=None):
         cdef uint64_t bound = read_max_cost(max_cost)
+        self.is_closed = True  # until it is whole: `__del__` runs even if this raises
         self.default_ttl = 0 if ttl is None else read_ttl(ttl)
         self.on_exit = read_function("on_exit", on_exit)
         self.clock = read_function("clock", clock)
@@ -150,6 +151,7 @@ cdef class Cache:
             raise MemoryError
         self.keys = [None] * self.entries.capacity
         self.values = [None] * self.entries.capacity
+        self.is_closed = False
 
     def __dealloc__(self):
         entries_free(&self.entries)
@@ -603,29 +605,36 @@ cdef class Cache:
         cdef uint32_t number
         interrupt = None
         self.delivering = forks
-        while self.entries.leaving:
-            number = self.entries.leaving
-            self.entries.leaving = self.entries.nodes[number].next
-            key = self.keys[number]
-            value = self.values[number]
-            self.keys[number] = None
-            self.values[number] = None
-            entry_free(&self.entries, number)
-            if self.on_exit is not None:
-                try:
-                    self.on_exit(key, value, causes[self.entries.nodes[number].cause])
-                except (KeyboardInterrupt, SystemExit) as error:
-                    self.counters.listener_errors += 1
-                    interrupt = interrupt or error
-                except BaseException as error:
-                    self.counters.listener_errors += 1
-                    PyErr_SetObject(type(error), error)
-                    PyErr_WriteUnraisable(self.on_exit)
-            key = value = None  # destructors run here, where nothing is half done
-        self.delivering = 0
+        try:
+            while self.entries.leaving:
+                number = self.entries.leaving
+                self.entries.leaving = self.entries.nodes[number].next
+                key = self.keys[number]
+                value = self.values[number]
+                self.keys[number] = None
+                self.values[number] = None
+                entry_free(&self.entries, number)
+                if self.on_exit is not None:
+                    interrupt = self._notify(key, value, causes[self.entries.nodes[number].cause]) or interrupt
+                key = value = None  # destructors run here, where nothing is half done
+        finally:
+            self.delivering = 0
         if interrupt is not None:
             raise interrupt
         return 0
+
+    cdef object _notify(self, key, value, cause):
+        """Call the listener; return the interrupt that it raised, if it did."""
+        try:
+            self.on_exit(key, value, cause)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.counters.listener_errors += 1
+            return error
+        except BaseException as error:
+            self.counters.listener_errors += 1
+            PyErr_SetObject(type(error), error)
+            PyErr_WriteUnraisable(self.on_exit)
+        return None
 
     # Time and memory
 
@@ -655,10 +664,13 @@ cdef class Cache:
 
     cdef int _reserve(self, bint with_deadline) except -1:
         """Make sure that one more entry can be made without asking for memory."""
+        cdef uint64_t cells = self.entries.table.size
         if not self.entries.free:
             self._grow()
         if not table_reserve(&self.entries.table, self.entries.policy.max_cost):
             raise MemoryError
+        if self.entries.table.size != cells:
+            self.entries.changes += 1  # a search that is under way has to begin again
         if with_deadline and not entries_time(&self.entries):
             raise MemoryError
         return 0

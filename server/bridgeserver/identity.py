@@ -5,15 +5,15 @@ import hashlib
 import hmac
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import structlog
 
+from bridgecore import Cache, FlightGroup
 from bridgeserver import tokens
 from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
@@ -90,10 +90,11 @@ class Keyring:
         self._grace_s = grace_s
         self._clock = clock
         self._hash_key = os.urandom(32)
-        self._callers: OrderedDict[bytes, Caller] = OrderedDict()
-        self._pending: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._callers: Cache[bytes, Caller] = Cache(CALLERS_KEPT)
+        self._look_ups = FlightGroup()
         self._failures = FailureLimit(clock)
         self._revision = -1
+        self._changes = 0
         self._unreadable_since: float | None = None
 
     @property
@@ -106,10 +107,10 @@ class Keyring:
         digest = hashlib.blake2b(text.encode(), key=self._hash_key, digest_size=16).digest()
         caller = self._callers.get(digest)
         if caller is not None and self._may_serve_known():
-            self._callers.move_to_end(digest)
             return caller
         self._failures.check(address)
-        caller = await self._look_up_once(digest, text)
+        # Nobody joins a look-up that began before the last change of a key.
+        caller = await self._look_ups.run(digest, partial(self._look_up, digest, text), self._changes)
         if caller is None:
             self._failures.count(address)
             raise Unauthorized("the gateway key is not valid: it is unknown, malformed or revoked")
@@ -134,19 +135,11 @@ class Keyring:
         since = self._unreadable_since
         return since is None or self._clock() - since < self._grace_s
 
-    async def _look_up_once(self, digest: bytes, text: str) -> Caller | None:
-        task = self._pending.get(digest)
-        if task is None:
-            task = asyncio.create_task(self._look_up(digest, text))
-            self._pending[digest] = task
-            task.add_done_callback(lambda _done: self._pending.pop(digest, None))
-        return await asyncio.shield(task)
-
     async def _look_up(self, digest: bytes, text: str) -> Caller | None:
         token = tokens.parse(text)
         if token is None:
             return None
-        revision = self._revision
+        changes = self._changes
         row = await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.find_key, token.id)
         # The comparison is made for unknown ids as well, so that its time tells nothing about them.
         stored = row.secret_hash if row is not None else bytes(32)
@@ -154,10 +147,8 @@ class Keyring:
         if row is None or not matches or not row.active:
             return None
         caller = Caller(row.user_id, row.user_name, row.key_id, row.is_admin)
-        if revision == self._revision:  # else a change was seen while the row was read: ask again next time
-            self._callers[digest] = caller
-            if len(self._callers) > CALLERS_KEPT:
-                self._callers.popitem(last=False)
+        if changes == self._changes:  # else a change was seen while the row was read: ask again next time
+            self._callers.set(digest, caller)
         return caller
 
     def _read_changes(self) -> set[str]:
@@ -166,10 +157,11 @@ class Keyring:
         if revision != self._revision:
             changed = set(self._reader.changed_keys(self._revision))
             self._revision = revision
+            self._changes += 1
         return changed
 
     def _forget(self, key_ids: set[str]) -> None:
         if key_ids:
-            for digest in [digest for digest, caller in self._callers.items() if caller.key_id in key_ids]:
-                with suppress(KeyError):
-                    del self._callers[digest]
+            for digest, caller in self._callers.items():
+                if caller.key_id in key_ids:
+                    self._callers.delete(digest)

@@ -5,12 +5,12 @@ conversations of all. So each such object answers only to the user whose request
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Executor
 
 import msgspec
 
+from bridgecore import Cache
 from bridgeserver.errors import NotFound
 from bridgeserver.journal import Journal
 from bridgeserver.records import ProviderObject, now_us
@@ -31,13 +31,13 @@ class Ownership:
         self._journal = journal
         self._reader = reader
         self._executor = executor
-        self._owners: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._owners: Cache[tuple[str, str], str] = Cache(OBJECTS_KEPT)
 
     def claim(self, provider_name: str, object_ids: Iterable[str], user_id: str) -> None:
         """Record that these objects belong to *user_id*; an object that has an owner keeps it."""
         for object_id in object_ids:
-            if (provider_name, object_id) not in self._owners:
-                self._remember(provider_name, object_id, user_id)
+            if self._owners.get2(provider_name, object_id) is None:
+                self._owners.set2(provider_name, object_id, user_id)
                 self._journal.append(ProviderObject(provider_name, object_id, user_id, now_us()))
 
     async def check(self, provider_name: str, object_ids: Iterable[str], user_id: str) -> None:
@@ -47,7 +47,7 @@ class Ownership:
                 raise NotFound(f"no object with id '{object_id}' was made with your gateway keys")
 
     async def _owner(self, provider_name: str, object_id: str) -> str | None:
-        owner = self._owners.get((provider_name, object_id))
+        owner = self._owners.get2(provider_name, object_id)
         if owner is not None:
             return owner
         loop = asyncio.get_running_loop()
@@ -56,14 +56,9 @@ class Ownership:
                 await asyncio.sleep(RETRY_S)
             owner = await loop.run_in_executor(self._executor, self._reader.find_object, provider_name, object_id)
             if owner is not None:
-                self._remember(provider_name, object_id, owner)
+                self._owners.set2(provider_name, object_id, owner)
                 return owner
         return None
-
-    def _remember(self, provider_name: str, object_id: str, user_id: str) -> None:
-        self._owners[provider_name, object_id] = user_id
-        if len(self._owners) > OBJECTS_KEPT:
-            self._owners.popitem(last=False)
 
 
 class Claim:
