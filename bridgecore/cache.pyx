@@ -33,7 +33,7 @@ from bridgecore.entries cimport (
     entry_use, has_deadlines, has_room, is_live, next_capacity
 )
 from bridgecore.keys cimport holds_parts, is_equal, key_hash, pair_hash, same_pair, same_text
-from bridgecore.memo cimport WAYS, memo_of, memo_remember
+from bridgecore.memo cimport Group, address_hash, memo_group, memo_matches, memo_next, memo_remember
 from bridgecore.policy cimport LISTS, PINNED, PROBATION, PROTECTED, WINDOW, next_random, policy_cost
 from bridgecore.siphash cimport SipKey, load
 from bridgecore.sketch cimport sketch_frequency
@@ -395,27 +395,33 @@ cdef class Cache:
     cdef inline uint32_t _look_up(self, key) except? 0xFFFFFFFF:
         """Return the number of a key that has not expired, or 0."""
         cdef:
-            uint32_t* group = memo_of(&self.entries.memo, <PyObject*> key, NULL)
-            int i
-        for i in range(WAYS):
-            if PyList_GET_ITEM(self.keys, group[i]) == <PyObject*> key and is_live(&self.entries, group[i]):
-                return self._recall(group[i]) if has_deadlines(&self.entries) else group[i]
+            uint64_t address = address_hash(<PyObject*> key, NULL)
+            Group* group = memo_group(&self.entries.memo, address)
+            uint64_t matches = memo_matches(group, address)
+            uint32_t number
+        while matches:
+            number = memo_next(group, &matches)
+            if PyList_GET_ITEM(self.keys, number) == <PyObject*> key and is_live(&self.entries, number):
+                return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search(key)
 
     cdef inline uint32_t _look_up2(self, a, b) except? 0xFFFFFFFF:
         """Like `_look_up`, for the key `(a, b)`."""
         cdef:
-            uint32_t* group = memo_of(&self.entries.memo, <PyObject*> a, <PyObject*> b)
-            int i
-        for i in range(WAYS):
-            if holds_parts(PyList_GET_ITEM(self.keys, group[i]), a, b) and is_live(&self.entries, group[i]):
-                return self._recall(group[i]) if has_deadlines(&self.entries) else group[i]
+            uint64_t address = address_hash(<PyObject*> a, <PyObject*> b)
+            Group* group = memo_group(&self.entries.memo, address)
+            uint64_t matches = memo_matches(group, address)
+            uint32_t number
+        while matches:
+            number = memo_next(group, &matches)
+            if holds_parts(PyList_GET_ITEM(self.keys, number), a, b) and is_live(&self.entries, number):
+                return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search2(a, b)
 
     cdef uint32_t _search(self, key) except? 0xFFFFFFFF:
         cdef uint32_t number = self._find_live(key_hash(self.sip_key, key), key, None, False)
         if number and PyUnicode_CheckExact(key) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
-            memo_remember(memo_of(&self.entries.memo, <PyObject*> key, NULL), number)
+            memo_remember(&self.entries.memo, address_hash(<PyObject*> key, NULL), number)
         return number
 
     cdef uint32_t _search2(self, a, b) except? 0xFFFFFFFF:
@@ -424,7 +430,7 @@ cdef class Cache:
             number and PyUnicode_CheckExact(a) and PyUnicode_CheckExact(b)
             and holds_parts(PyList_GET_ITEM(self.keys, number), a, b)
         ):
-            memo_remember(memo_of(&self.entries.memo, <PyObject*> a, <PyObject*> b), number)
+            memo_remember(&self.entries.memo, address_hash(<PyObject*> a, <PyObject*> b), number)
         return number
 
     cdef uint32_t _recall(self, uint32_t number) except? 0xFFFFFFFF:

@@ -82,7 +82,7 @@ cdef inline void entries_free(Entries* entries) noexcept nogil:
     chooser_stop(&entries.chooser)
     sketch_free(&entries.sketch)
     table_free(&entries.table)
-    free(entries.memo.numbers)
+    free(entries.memo.groups)
     free(entries.wheel)
     free(entries.nodes)
     free(entries.timers)
