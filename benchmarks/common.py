@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("cachebox", "cachetools", "moka-py", "theine", "theine_core")
 
 
-def optional(module: str) -> Any | None:
+def optional(module: str) -> Any:
     """Return the module, or None when the package is not installed."""
     try:
         return importlib.import_module(module)
@@ -45,13 +44,13 @@ def _command() -> str:
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
 
 
-def about() -> dict[str, Any]:
-    """Return the machine, the interpreter, the packages, the command and the day."""
+def about(packages: Iterable[str]) -> dict[str, Any]:
+    """Return the machine, the interpreter, the versions of the packages, the command and the day."""
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": {package: version for package in PEERS if (version := _version(package))},
+        "packages": {package: version for package in packages if (version := _version(package))},
         "command": _command(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }

@@ -10,9 +10,8 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -21,6 +20,9 @@ import traces
 from common import about, save, table
 from optimum import next_uses, optimal_hits
 from policies import POLICIES, Policy
+from shares import overall, shares
+
+PACKAGES = ("theine", "theine_core", "moka-py", "cachebox")
 
 
 class Job(NamedTuple):
@@ -85,24 +87,6 @@ def names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(rows[0]["hits"]) if rows else []
 
 
-def shares(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return for each trace the share of the optimum that each policy reaches, as the mean over the capacities."""
-    return {
-        trace: {
-            name: fmean(fmean(row["hits"][name]) / row["optimum"] for row in rows_of_trace if row["optimum"])
-            for name in names(rows_of_trace)
-        }
-        for trace, group in groupby(rows, lambda row: row["trace"])
-        if (rows_of_trace := list(group))
-    }
-
-
-def overall(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean of the shares over the traces, each of which counts the same."""
-    by_trace = list(shares(rows).values())
-    return {name: fmean(trace[name] for trace in by_trace) for name in by_trace[0]}
-
-
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Print hit ratios in percent, and the shares of the optimum."""
     columns = names(rows)
@@ -116,7 +100,10 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
             ),
         )
     )
-    by_trace = shares(rows) | {"mean over the traces": overall(rows)}
+    by_trace = shares(rows)
+    if not by_trace:
+        return
+    by_trace["mean over the traces"] = overall(rows)
     lines = ([trace, *(f"{share[name]:.3f}" for name in columns)] for trace, share in by_trace.items())
     print("\nShare of the optimum, mean over the capacities\n")
     print(table(["trace", *columns], lines))
@@ -208,7 +195,7 @@ def main() -> None:
     if sized:
         print_sized(sized)
     if options.json:
-        save(options.json, {"about": about(), "seeds": options.seeds}, {"rows": rows, "sized": sized})
+        save(options.json, {"about": about(PACKAGES), "seeds": options.seeds}, {"rows": rows, "sized": sized})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The numbers that callers give, checked: what was expected, what was found."""
 
 from cpython.number cimport PyNumber_Index
-from libc.math cimport isfinite, isinf
+from libc.math cimport INFINITY, isfinite, isinf
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 
 cdef enum:
@@ -45,6 +45,8 @@ cdef inline int64_t read_ttl(ttl) except -1:
         seconds = ttl
     except TypeError:
         raise TypeError(f"ttl must be a number of seconds or None, got {type(ttl).__name__}") from None
+    except OverflowError:  # an integer that no float can hold
+        seconds = INFINITY if ttl > 0 else -INFINITY
     if not seconds > 0:
         raise ValueError(f"ttl must be above 0 seconds, got {ttl!r}")
     return 0 if isinf(seconds) else max(<int64_t> 1, nanoseconds(seconds))

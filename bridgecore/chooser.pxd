@@ -47,6 +47,8 @@ cdef struct Shadow:
 
 cdef struct Chooser:
     Shadow[3] shadows
+    # What happens at few uses: behind a pointer, lest it is inlined where all the others pass.
+    void (*step)(Chooser* chooser, Policy* policy, uint64_t hash, uint64_t cost) noexcept nogil
     bint is_running
     int arm                 # the one in charge
     uint64_t sample_mask    # one key in this and one more is sampled
@@ -192,6 +194,7 @@ cdef inline void chooser_start(Chooser* chooser, Policy* policy, uint64_t entrie
         is_whole &= shadow_init(
             &chooser.shadows[arm], policy.sketch, max(<uint64_t> 1, policy.max_cost >> bits), arm
         )
+    chooser.step = chooser_step
     chooser.is_running = True
     if not is_whole:
         chooser_stop(chooser)
@@ -199,18 +202,19 @@ cdef inline void chooser_start(Chooser* chooser, Policy* policy, uint64_t entrie
 
 cdef inline void chooser_use(Chooser* chooser, Policy* policy, uint64_t hash, uint64_t cost) noexcept nogil:
     """Take part in a use of a cache whose shadows run."""
-    if unlikely((hash >> SAMPLE_SHIFT & chooser.sample_mask) == 0):
-        chooser_sample(chooser, hash, cost)
     chooser.uses += 1
-    if unlikely(chooser.uses >= chooser.entries):
-        chooser_decide(chooser, policy)
+    if unlikely((hash >> SAMPLE_SHIFT & chooser.sample_mask) == 0 or chooser.uses >= chooser.entries):
+        chooser.step(chooser, policy, hash, cost)
 
 
-cdef inline void chooser_sample(Chooser* chooser, uint64_t hash, uint64_t cost) noexcept nogil:
+cdef inline void chooser_step(Chooser* chooser, Policy* policy, uint64_t hash, uint64_t cost) noexcept nogil:
     cdef int arm
-    chooser.sampled += 1
-    for arm in range(ARMS):
-        shadow_use(&chooser.shadows[arm], hash, cost)
+    if (hash >> SAMPLE_SHIFT & chooser.sample_mask) == 0:
+        chooser.sampled += 1
+        for arm in range(ARMS):
+            shadow_use(&chooser.shadows[arm], hash, cost)
+    if chooser.uses >= chooser.entries:
+        chooser_decide(chooser, policy)
 
 
 cdef inline void chooser_decide(Chooser* chooser, Policy* policy) noexcept nogil:

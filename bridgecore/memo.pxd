@@ -1,7 +1,7 @@
 """Where the very same key object was found the last time, so that it need not be hashed again.
 
 A caller that keeps its keys asks with the same objects again and again. The address of a `str` leads to a group of
-eight numbers; a byte of it, the tag, tells which of them may be the right one, all eight in one comparison [1]. It is the
+eight numbers; a byte of it, the tag, tells which may be the right one, all eight in one comparison [1]. It is the
 right one if the cache holds this object under it, whose address is nobody else's as long as it does. Other keys are
 left out: their hash is code of their own, which has to run.
 

@@ -70,7 +70,7 @@ def part_bytes(part: Hashable) -> bytes:
 def key_bytes(key: Hashable) -> bytes:
     """Return the message that is hashed for a key."""
     if isinstance(key, tuple):
-        parts = cast("tuple[Hashable, ...]", key)
+        parts = cast("tuple[Any, ...]", key)
         if len(parts) == 2 and getattr(type(parts), "__hash__", None) is tuple.__hash__:
             return pair_bytes(*parts)
     return part_bytes(key)

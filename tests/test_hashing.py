@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -87,7 +89,12 @@ def test_a_pseudonym_is_the_same_in_every_process() -> None:
 @pytest.mark.parametrize("size", [0, 15, 17])
 def test_a_key_of_another_length_is_refused(size: int) -> None:
     """The message says how long a key is and how long this one was, and shows nothing of it."""
-    for call in (lambda key: siphash13(b"", key), lambda key: hash2("", "", key), lambda key: pseudonym("", key)):
+    calls: list[Callable[[bytes], object]] = [
+        partial(siphash13, b""),
+        partial(hash2, "", ""),
+        partial(pseudonym, ""),
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match=f"^key must be 16 bytes, got {size}$"):
             call(b"s" * size)
 
