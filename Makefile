@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 
+CORE_TESTS := $(foreach room,cache hashing http1 scan singleflight sse,$(wildcard tests/test_$(room)*.py))
+SANITIZERS = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
+
 .DEFAULT_GOAL := help
 TRACES ?=
 
-.PHONY: help build run test soak bench types lint format debug wheel lock clean
+.PHONY: help build run test soak bench types lint format debug asan wheel lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -64,6 +67,12 @@ format: $(VENV)/.dev  ## rewrite the sources the way `make lint` wants them
 debug: $(VENV)/.dev  ## the suite on a checked, line-traced build; restores the release build afterwards
 	BRIDGECORE_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
 	$(BIN)/pytest; status=$$?; $(BIN)/python setup.py --quiet build_ext --inplace --force; exit $$status
+
+asan: $(VENV)/.dev  ## the tests of the core under AddressSanitizer and UBSan; restores the release build afterwards
+	BRIDGECORE_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD="$(SANITIZERS)" \
+	    $(BIN)/pytest -s -k 'not interpreter_of_its_own' $(CORE_TESTS); \
+	    status=$$?; $(BIN)/python setup.py --quiet build_ext --inplace --force; exit $$status
 
 wheel: $(VENV)/.dev  ## sdist, and the wheel built from it
 	$(BIN)/python -m pip install --quiet build

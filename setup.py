@@ -9,6 +9,10 @@ from setuptools import Extension, setup
 # Adds checks, line tracing and annotated HTML; never changes a result.
 DEBUG = os.environ.get("BRIDGECORE_DEBUG") == "1"
 
+# Finds errors of memory and undefined behaviour; needs the sanitizers' libraries preloaded (`make asan`).
+SANITIZE = os.environ.get("BRIDGECORE_SANITIZE") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=alignment"] if SANITIZE else []
+
 Options.warning_errors = True
 
 setup(
@@ -18,7 +22,8 @@ setup(
                 "bridgecore.*",
                 sources=["bridgecore/*.pyx"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
-                extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"],
+                extra_compile_args=[*(["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]), *SANITIZERS],
+                extra_link_args=SANITIZERS,
             ),
         ],
         annotate=DEBUG,

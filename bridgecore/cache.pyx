@@ -16,6 +16,7 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WarnEx, PyErr_WriteUnraisable
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -134,6 +135,7 @@ cdef class Cache:
         SipKey sip_key
         int64_t default_ttl     # ns, or 0 for none
         uint64_t delivering     # the number of forks when a thread began to deliver, or 0
+        unsigned long deliverer     # that thread
         list keys
         list values
         object on_exit
@@ -157,7 +159,8 @@ cdef class Cache:
         entries_free(&self.entries)
 
     def __del__(self):
-        if not self.is_closed and self.on_exit is not None:
+        # Even without a listener: in a cycle, code may still call this object after the collector took its lists.
+        if not self.is_closed:
             self.close()
 
     # Reading
@@ -401,7 +404,7 @@ cdef class Cache:
             uint32_t number
         while matches:
             number = memo_next(group, &matches)
-            if PyList_GET_ITEM(self.keys, number) == <PyObject*> key and is_live(&self.entries, number):
+            if is_live(&self.entries, number) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
                 return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search(key)
 
@@ -414,7 +417,7 @@ cdef class Cache:
             uint32_t number
         while matches:
             number = memo_next(group, &matches)
-            if holds_parts(PyList_GET_ITEM(self.keys, number), a, b) and is_live(&self.entries, number):
+            if is_live(&self.entries, number) and holds_parts(PyList_GET_ITEM(self.keys, number), a, b):
                 return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search2(a, b)
 
@@ -602,15 +605,20 @@ cdef class Cache:
     # Leaving
 
     cdef inline int _deliver(self) except -1:
-        if self.entries.leaving and self.delivering != forks:
+        if self.entries.leaving and not self._is_delivering():
             self._deliver_all()
         return 0
+
+    cdef inline bint _is_delivering(self) noexcept:
+        """Whether a thread of this process delivers; the one that forked lives on in the child."""
+        return self.delivering != 0 and (self.delivering == forks or self.deliverer == PyThread_get_thread_ident())
 
     cdef int _deliver_all(self) except -1:
         """Hand what left to the listener, one after another; what leaves meanwhile is handed on by this loop too."""
         cdef uint32_t number
         interrupt = None
         self.delivering = forks
+        self.deliverer = PyThread_get_thread_ident()
         try:
             while self.entries.leaving:
                 number = self.entries.leaving
@@ -621,7 +629,8 @@ cdef class Cache:
                 self.values[number] = None
                 entry_free(&self.entries, number)
                 if self.on_exit is not None:
-                    interrupt = self._notify(key, value, causes[self.entries.nodes[number].cause]) or interrupt
+                    raised = self._notify(key, value, causes[self.entries.nodes[number].cause])
+                    interrupt = raised if raised is not None else interrupt
                 key = value = None  # destructors run here, where nothing is half done
         finally:
             self.delivering = 0
@@ -688,9 +697,9 @@ cdef class Cache:
             list room = [None] * <Py_ssize_t> (size - capacity)
         if self.entries.capacity != capacity:
             return 0  # making the list ran foreign code, which did it
-        # Lists that are longer than the arrays do no harm, so they come first.
-        self.keys.extend(room[len(self.keys) - <Py_ssize_t> capacity:])
-        self.values.extend(room[len(self.values) - <Py_ssize_t> capacity:])
+        # From here on nothing is made that the collector tracks. Lists longer than the arrays do no harm: they come first.
+        self.keys.extend(room)
+        self.values.extend(room)
         if not entries_grow(&self.entries, size):
             raise MemoryError
         return 0

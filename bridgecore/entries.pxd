@@ -102,6 +102,8 @@ cdef inline bint entries_grow(Entries* entries, uint64_t size) noexcept nogil:
         void* nodes
         void* timers
         uint32_t number
+    if size <= entries.capacity:
+        return True
     if size >= <uint32_t> HEADS_AT or not memo_grow(&entries.memo, size):
         return False
     nodes = realloc(entries.nodes, size * sizeof(Node))

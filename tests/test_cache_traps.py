@@ -217,6 +217,24 @@ def test_an_interrupt_in_a_listener_comes_out_after_all_were_told() -> None:
     cache.audit()
 
 
+def test_the_truth_of_an_interrupt_is_not_asked() -> None:
+    """An interrupt that fails when it is asked for its truth comes out all the same."""
+
+    class Odd(KeyboardInterrupt):
+        def __bool__(self) -> bool:
+            raise ZeroDivisionError
+
+    def listener(_key: int, _value: int, _cause: Cause) -> None:
+        raise Odd
+
+    cache: Cache[int, int] = Cache(10, on_exit=listener)
+    cache.set(1, 1)
+    cache.set(2, 2)
+    with pytest.raises(Odd):
+        cache.clear()
+    assert cache.stats().listener_errors == 2
+
+
 def test_a_listener_that_sets_does_not_recurse() -> None:
     """Five thousand exits, each of which sets a key, are delivered one after another."""
     depth = deepest = 0
@@ -305,6 +323,70 @@ def test_a_collection_at_any_allocation_is_survived() -> None:
         gc.set_threshold(*before)
     gc.collect()
     cache.audit()
+
+
+@pytest.mark.parametrize("collection", range(1, 12))
+def test_a_collection_while_the_cache_grows_may_grow_it_more(collection: int) -> None:
+    """Whichever allocation of a growing cache runs foreign code, its arrays never end smaller than what is in them."""
+    cache: Cache[object, int] = Cache(100_000)
+    for number in range(60):
+        cache.set(number, number)
+    seen = 0
+
+    def collected(phase: str, _info: object) -> None:
+        nonlocal seen
+        seen += phase == "start"
+        if seen == collection and phase == "start":
+            for number in range(500):
+                cache.set(("more", number), number)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1, 1, 1)
+    try:
+        for number in range(60, 80):
+            cache.set(number, number)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collected)
+    cache.audit()
+    assert [cache.get(number) for number in range(80)] == list(range(80))
+
+
+def test_a_cache_that_is_being_collected_can_be_called() -> None:
+    """Code that runs while the collector takes a cycle apart finds a closed cache, and no memory that is gone."""
+    program = """
+        import gc, weakref
+        from bridgecore import Cache, Closed
+        class Node:
+            pass
+        class Finalizer:
+            def __init__(self, holder, target):
+                self.holder, self.target = holder, target
+            def __del__(self):
+                watched[:] = [weakref.ref(self.holder), weakref.ref(self.target, late)]
+        def late(_gone):
+            holder = watched[0]()
+            cache = getattr(holder, "cache", None)
+            if cache is not None:
+                for call in (cache.get, cache.acquire, cache.delete):
+                    try:
+                        call("a")
+                    except Closed:
+                        pass
+        def make():
+            cache, holder, target = Cache(10), Node(), Node()
+            holder.cache, holder.me = cache, holder
+            for key, value in (("a", 1), ("b", Finalizer(holder, target)), ("c", holder), ("d", target)):
+                cache.set(key, value)
+                cache.get(key)
+        watched = []
+        gc.disable()
+        make()
+        gc.collect()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_cycle_through_the_cache_is_collected() -> None:
@@ -486,6 +568,32 @@ def test_a_forked_child_delivers() -> None:
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)], check=False, timeout=60
     )
     assert done.returncode == 0
+
+
+def test_a_listener_that_forks_does_not_recurse_in_the_child() -> None:
+    """In the child, too, what the listener causes is delivered after it has returned."""
+    program = """
+        import os
+        from bridgecore import Cache
+        depth, deepest, children = 0, 0, []
+        def listener(key, value, cause):
+            global depth, deepest
+            depth += 1
+            deepest = max(deepest, depth)
+            if key == "a":
+                children.append(os.fork())
+                cache.set("b", 2)
+                cache.delete("b")
+            depth -= 1
+        cache = Cache(10, on_exit=listener)
+        cache.set("a", 1)
+        cache.delete("a")
+        if children == [0]:
+            os._exit(deepest)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) * 10 + deepest)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False, timeout=60)
+    assert done.returncode == 11
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "tests/isolated").glob("*.py")), ids=lambda path: path.stem)
