@@ -40,7 +40,7 @@ def _version(package: str) -> str | None:
 
 def _command() -> str:
     """Return the command, with the last part only of paths that mean something on this machine alone."""
-    arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
+    arguments = [Path(argument).name if argument.startswith(("/", "..")) else argument for argument in sys.argv[1:]]
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
 
 

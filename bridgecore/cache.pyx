@@ -141,11 +141,10 @@ cdef class Cache:
         object on_exit
         object clock
         readonly uint64_t generation
-        readonly bint is_closed
+        bint is_open            # not before it is whole: `__del__` runs even if `__cinit__` raises
 
     def __cinit__(self, max_cost, *, ttl=None, on_exit=None, clock=None, seed=None):
         cdef uint64_t bound = read_max_cost(max_cost)
-        self.is_closed = True  # until it is whole: `__del__` runs even if this raises
         self.default_ttl = 0 if ttl is None else read_ttl(ttl)
         self.on_exit = read_function("on_exit", on_exit)
         self.clock = read_function("clock", clock)
@@ -153,14 +152,14 @@ cdef class Cache:
             raise MemoryError
         self.keys = [None] * self.entries.capacity
         self.values = [None] * self.entries.capacity
-        self.is_closed = False
+        self.is_open = True
 
     def __dealloc__(self):
         entries_free(&self.entries)
 
     def __del__(self):
         # Even without a listener: in a cycle, code may still call this object after the collector took its lists.
-        if not self.is_closed:
+        if self.is_open:
             self.close()
 
     # Reading
@@ -240,7 +239,11 @@ cdef class Cache:
         lease.cache = self
         lease.held = value
         lease.number = number
-        self._deliver()
+        try:
+            self._deliver()
+        except BaseException:
+            lease.release()  # the caller will not get it
+            raise
         return lease
 
     def set_and_acquire2(self, a, b, value, cost=1, ttl=None, generation=None):
@@ -285,9 +288,15 @@ cdef class Cache:
 
     def close(self):
         """Drop everything and refuse all later use; leases that are out stay good. Closing twice is allowed."""
-        self.is_closed = True
-        entries_leave_all(&self.entries, CLOSED)
+        if self.is_open:
+            self.is_open = False
+            entries_leave_all(&self.entries, CLOSED)
         self._deliver()
+
+    @property
+    def is_closed(self):
+        """Whether `close` was called."""
+        return not self.is_open
 
     def expire(self, limit=1000):
         """Drop entries whose time is over, at most *limit* of them; return how many."""
@@ -391,7 +400,7 @@ cdef class Cache:
     # Finding
 
     cdef inline int _check_open(self) except -1:
-        if self.is_closed:
+        if not self.is_open:
             raise Closed("the cache is closed")
         return 0
 
@@ -481,7 +490,7 @@ cdef class Cache:
                     same = same_pair(stored, key, other) if pair else same_text(stored, key)
                     if same == 2:
                         same = is_equal(stored, (key, other) if pair else key)
-                        if changes != self.entries.changes or self.is_closed:
+                        if changes != self.entries.changes or not self.is_open:
                             break
                     if same:
                         return number
@@ -697,7 +706,7 @@ cdef class Cache:
             list room = [None] * <Py_ssize_t> (size - capacity)
         if self.entries.capacity != capacity:
             return 0  # making the list ran foreign code, which did it
-        # From here on nothing is made that the collector tracks. Lists longer than the arrays do no harm: they come first.
+        # From here on nothing is made that the collector tracks. Lists longer than the arrays do no harm.
         self.keys.extend(room)
         self.values.extend(room)
         if not entries_grow(&self.entries, size):

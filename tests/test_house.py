@@ -1,6 +1,8 @@
 """Rules of the house that no linter knows."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import bridgecore
@@ -40,3 +42,11 @@ def test_every_room_stands_in_the_design() -> None:
     """docs/design.md names every module of the server."""
     design = (ROOT / "docs/design.md").read_text()
     assert [name for name in ROOMS if not re.search(rf"\b{name}\b", design)] == []
+
+
+def test_the_tables_of_the_readme_are_rendered_from_results() -> None:
+    """A figure in the README stands in benchmarks/results, and nobody edited it by hand."""
+    check = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/render.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stdout + check.stderr
