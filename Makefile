@@ -6,9 +6,9 @@ SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 
 CORE_TESTS := $(foreach room,cache hashing http1 scan singleflight sse,$(wildcard tests/test_$(room)*.py))
 SANITIZERS = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
+TRACES ?=
 
 .DEFAULT_GOAL := help
-TRACES ?=
 
 .PHONY: help build run test soak bench types lint format debug asan wheel lock clean
 
@@ -71,7 +71,7 @@ debug: $(VENV)/.dev  ## the suite on a checked, line-traced build; restores the 
 asan: $(VENV)/.dev  ## the tests of the core under AddressSanitizer and UBSan; restores the release build afterwards
 	BRIDGECORE_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD="$(SANITIZERS)" \
-	    $(BIN)/pytest -s -k 'not interpreter_of_its_own' $(CORE_TESTS); \
+	    $(BIN)/pytest -s $(CORE_TESTS); \
 	    status=$$?; $(BIN)/python setup.py --quiet build_ext --inplace --force; exit $$status
 
 wheel: $(VENV)/.dev  ## sdist, and the wheel built from it

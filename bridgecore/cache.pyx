@@ -30,8 +30,7 @@ from bridgecore.entries cimport (
     CAUSES, CLEARED, CLOSED, DELETED, EXPIRED, FREE, LIVE, REJECTED, REPLACED, STALE,
     Entries, entries_free, entries_grow, entries_init, entries_leave_all, entries_make_room, entries_resize,
     entries_sweep, entries_time, entry_free, entry_is_over, entry_lease, entry_leave, entry_make, entry_put,
-    entry_release, entry_retire, entry_set_ttl,
-    entry_use, has_deadlines, has_room, is_live, next_capacity
+    entry_release, entry_retire, entry_set_ttl, entry_use, has_deadlines, has_room, is_live, next_capacity
 )
 from bridgecore.keys cimport holds_parts, is_equal, key_hash, pair_hash, same_pair, same_text
 from bridgecore.memo cimport Group, address_hash, memo_group, memo_matches, memo_next, memo_remember

@@ -6,14 +6,14 @@ hashes only, as much smaller than the cache as the sample is smaller than all ke
 many uses as the cache has entries, the window takes the share of the arm with the most hits, if they are clearly
 more than those of the arm in charge. Older hits fade.
 
-A shadow costs memory for its share of the entries and a step of the policy for one use in so many. It begins when
-the cache is full for the first time.
+A shadow costs memory for its share of the entries and a step of the policy for one use in so many. The shadows begin
+with the cache, for as many entries of cost 1 as it can hold, and anew when a full one holds many more or fewer.
 
 1. G. Einziger, O. Eytan, R. Friedman, B. Manes, Adaptive Software Cache Management, Middleware 2018
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 
 from bridgecore.policy cimport (
     LISTS, WINDOW, Node, Policy, policy_append, policy_init, policy_remove, policy_resize, policy_use, policy_victim
@@ -180,7 +180,7 @@ cdef inline void chooser_stop(Chooser* chooser) noexcept nogil:
 
 
 cdef inline void chooser_start(Chooser* chooser, Policy* policy, uint64_t entries) noexcept nogil:
-    """Make the shadows of a cache that is full; without the memory for them its window stays as it is."""
+    """Make the shadows of a cache of so many entries; without the memory for them its window stays as it is."""
     cdef:
         int arm
         int bits = sample_bits_for(entries)

@@ -17,7 +17,7 @@ from bridgecore.policy cimport (
     policy_use, policy_victim
 )
 from bridgecore.sketch cimport Sketch, sketch_age, sketch_fit, sketch_free, sketch_grow, sketch_init, sketch_use
-from bridgecore.table cimport FIRST_CELLS, Table, table_add, table_free, table_init, table_remove, table_reserve
+from bridgecore.table cimport FIRST_CELLS, Table, table_add, table_free, table_init, table_remove
 from bridgecore.wheel cimport HEADS_AT, Timer, Wheel, wheel_add, wheel_expired, wheel_init, wheel_remove
 
 cdef enum:

@@ -33,9 +33,9 @@ cdef struct Node:
     int64_t cost
     uint32_t prev
     uint32_t next
-    uint32_t leases
+    uint32_t leases     # the cache's, like its state and the cause of its leaving
     uint8_t queue
-    uint8_t state       # these three are the cache's
+    uint8_t state
     uint8_t cause
 
 
