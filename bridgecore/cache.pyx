@@ -1,7 +1,7 @@
 """A cache with adaptive W-TinyLFU admission, costs, expiry, leases and an exit for every value."""
 
 # docs/cache.md is the contract and the algorithm. What does not touch Python stands in entries.pxd and the files that
-# it names; this file adds keys and values, in lists that the collector of cycles can see, and calls the listener.
+# it names; this file adds keys and values, in a list that the collector of cycles can see, and calls the listener.
 #
 # The GIL is the lock. A method runs foreign code in two places only: before its first change (hashes, comparisons,
 # the clock, conversions, allocations of what the collector tracks), after which it looks again; and after its last
@@ -135,8 +135,7 @@ cdef class Cache:
         int64_t default_ttl     # ns, or 0 for none
         uint64_t delivering     # the number of forks when a thread began to deliver, or 0
         unsigned long deliverer     # that thread
-        list keys
-        list values
+        list held               # key and value of each entry in turn: beside each other, they share a cache line
         object on_exit
         object clock
         readonly uint64_t generation
@@ -149,15 +148,14 @@ cdef class Cache:
         self.clock = read_function("clock", clock)
         if not entries_init(&self.entries, bound, self._seed(seed)):
             raise MemoryError
-        self.keys = [None] * self.entries.capacity
-        self.values = [None] * self.entries.capacity
+        self.held = [None] * (2 * self.entries.capacity)
         self.is_open = True
 
     def __dealloc__(self):
         entries_free(&self.entries)
 
     def __del__(self):
-        # Even without a listener: in a cycle, code may still call this object after the collector took its lists.
+        # Even without a listener: in a cycle, code may still call this object after the collector took its list.
         if self.is_open:
             self.close()
 
@@ -208,8 +206,8 @@ cdef class Cache:
                 break
         for number in range(<uint32_t> LISTS, self.entries.capacity):
             if is_live(&self.entries, number) and not self._is_over(number):
-                found[i] = self.keys[number]
-                found[i + 1] = self.values[number]
+                found[i] = self._key(number)
+                found[i + 1] = self._value(number)
                 i += 2
         return list(zip(found[:i:2], found[1:i:2], strict=True))
 
@@ -365,7 +363,8 @@ cdef class Cache:
         audit_wheel(&self.entries)
         for number in range(<uint32_t> LISTS, self.entries.capacity):
             if self.entries.nodes[number].state == FREE:
-                assert self.keys[number] is None and self.values[number] is None, f"free entry {number} holds something"
+                assert self._key(number) is None, f"free entry {number} holds a key"
+                assert self._value(number) is None, f"free entry {number} holds a value"
 
     def _snapshot(self):
         """Return what the policy holds and knows, for a comparison with the reference."""
@@ -378,7 +377,7 @@ cdef class Cache:
             "window_max": self.entries.policy.window_max,
             "additions": self.entries.sketch.additions,
             "frequencies": {
-                self.keys[number]: sketch_frequency(&self.entries.sketch, self.entries.nodes[number].hash)
+                self._key(number): sketch_frequency(&self.entries.sketch, self.entries.nodes[number].hash)
                 for number in range(<uint32_t> LISTS, self.entries.capacity)
                 if is_live(&self.entries, number)
             },
@@ -388,13 +387,30 @@ cdef class Cache:
         cdef list found = []
         cdef uint32_t number = self.entries.nodes[queue].next
         while number != queue:
-            found.append(self.keys[number])
+            found.append(self._key(number))
             number = self.entries.nodes[number].next
         return found
 
     @classmethod
     def __class_getitem__(cls, item):
         return GenericAlias(cls, item)
+
+    # What an entry holds
+
+    cdef inline object _key(self, uint32_t number):
+        return self.held[2 * <Py_ssize_t> number]
+
+    cdef inline object _value(self, uint32_t number):
+        return self.held[2 * <Py_ssize_t> number + 1]
+
+    cdef inline PyObject* _live_key(self, uint32_t number) noexcept:
+        """Return the key, borrowed, of an entry that is live: so the collector did not take the list."""
+        return PyList_GET_ITEM(self.held, 2 * <Py_ssize_t> number)
+
+    cdef inline int _hold(self, uint32_t number, key, value) except -1:
+        self.held[2 * <Py_ssize_t> number] = key
+        self.held[2 * <Py_ssize_t> number + 1] = value
+        return 0
 
     # Finding
 
@@ -412,7 +428,7 @@ cdef class Cache:
             uint32_t number
         while matches:
             number = memo_next(group, &matches)
-            if is_live(&self.entries, number) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
+            if is_live(&self.entries, number) and self._live_key(number) == <PyObject*> key:
                 return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search(key)
 
@@ -425,13 +441,13 @@ cdef class Cache:
             uint32_t number
         while matches:
             number = memo_next(group, &matches)
-            if is_live(&self.entries, number) and holds_parts(PyList_GET_ITEM(self.keys, number), a, b):
+            if is_live(&self.entries, number) and holds_parts(self._live_key(number), a, b):
                 return self._recall(number) if has_deadlines(&self.entries) else number
         return self._search2(a, b)
 
     cdef uint32_t _search(self, key) except? 0xFFFFFFFF:
         cdef uint32_t number = self._find_live(key_hash(self.sip_key, key), key, None, False)
-        if number and PyUnicode_CheckExact(key) and PyList_GET_ITEM(self.keys, number) == <PyObject*> key:
+        if number and PyUnicode_CheckExact(key) and self._live_key(number) == <PyObject*> key:
             memo_remember(&self.entries.memo, address_hash(<PyObject*> key, NULL), number)
         return number
 
@@ -439,7 +455,7 @@ cdef class Cache:
         cdef uint32_t number = self._find_live(pair_hash(self.sip_key, a, b), a, b, True)
         if (
             number and PyUnicode_CheckExact(a) and PyUnicode_CheckExact(b)
-            and holds_parts(PyList_GET_ITEM(self.keys, number), a, b)
+            and holds_parts(self._live_key(number), a, b)
         ):
             memo_remember(&self.entries.memo, address_hash(<PyObject*> a, <PyObject*> b), number)
         return number
@@ -447,7 +463,7 @@ cdef class Cache:
     cdef uint32_t _recall(self, uint32_t number) except? 0xFFFFFFFF:
         """Return a live entry that was found without a search, or 0 if its time is over."""
         if self.clock is not None:  # reading it runs foreign code, after which the entry may be another's
-            return self._find_live(self.entries.nodes[number].hash, self.keys[number], None, False)
+            return self._find_live(self.entries.nodes[number].hash, self._key(number), None, False)
         if self._leave_if_over(number):
             self._deliver()
             return 0
@@ -485,7 +501,7 @@ cdef class Cache:
                     return 0
                 number = <uint32_t> cell
                 if cell >> 32 == hash >> 32 and self.entries.nodes[number].hash == hash:
-                    stored = self.keys[number]
+                    stored = self._key(number)
                     same = same_pair(stored, key, other) if pair else same_text(stored, key)
                     if same == 2:
                         same = is_equal(stored, (key, other) if pair else key)
@@ -517,7 +533,7 @@ cdef class Cache:
     cdef inline object _hit(self, uint32_t number):
         self.counters.hits += 1
         entry_use(&self.entries, number)
-        return <object> PyList_GET_ITEM(self.values, number)
+        return <object> PyList_GET_ITEM(self.held, 2 * <Py_ssize_t> number + 1)
 
     cdef Lease _lease(self, uint32_t number):
         cdef Lease lease
@@ -573,17 +589,16 @@ cdef class Cache:
         return added
 
     cdef uint32_t _put(self, uint64_t hash, key, value, uint64_t cost, uint32_t old):
-        cdef bint is_same = old != 0 and self.values[old] is value
+        cdef bint is_same = old != 0 and self._value(old) is value
         cdef uint32_t number = entry_put(&self.entries, hash, cost, old, is_same)
         if not is_same:
-            self.keys[number] = key
-            self.values[number] = value
+            self._hold(number, key, value)
         return number
 
     cdef uint32_t _refuse(self, uint64_t hash, key, value, uint32_t old, int cause, bint lease):
         """Let a value that may not stay leave, but for one that is there already and only came too late."""
         cdef uint32_t number
-        if old and self.values[old] is value:
+        if old and self._value(old) is value:
             if lease:
                 entry_lease(&self.entries, old)
             if cause == REJECTED:
@@ -592,8 +607,7 @@ cdef class Cache:
         if old and cause == REJECTED:
             entry_leave(&self.entries, old, REPLACED)
         number = entry_make(&self.entries, hash, 0)
-        self.keys[number] = key
-        self.values[number] = value
+        self._hold(number, key, value)
         if lease:
             entry_lease(&self.entries, number)
         entry_retire(&self.entries, number, cause)
@@ -631,10 +645,9 @@ cdef class Cache:
             while self.entries.leaving:
                 number = self.entries.leaving
                 self.entries.leaving = self.entries.nodes[number].next
-                key = self.keys[number]
-                value = self.values[number]
-                self.keys[number] = None
-                self.values[number] = None
+                key = self._key(number)
+                value = self._value(number)
+                self._hold(number, None, None)
                 entry_free(&self.entries, number)
                 if self.on_exit is not None:
                     raised = self._notify(key, value, causes[self.entries.nodes[number].cause])
@@ -702,12 +715,11 @@ cdef class Cache:
         cdef:
             uint32_t capacity = self.entries.capacity
             uint64_t size = next_capacity(&self.entries)
-            list room = [None] * <Py_ssize_t> (size - capacity)
+            list room = [None] * <Py_ssize_t> (2 * (size - capacity))
         if self.entries.capacity != capacity:
             return 0  # making the list ran foreign code, which did it
-        # From here on nothing is made that the collector tracks. Lists longer than the arrays do no harm.
-        self.keys.extend(room)
-        self.values.extend(room)
+        # From here on nothing is made that the collector tracks. A list longer than the arrays does no harm.
+        self.held.extend(room)
         if not entries_grow(&self.entries, size):
             raise MemoryError
         return 0

@@ -31,7 +31,7 @@ cdef enum:
     FIRST_ARM = 0
     SAMPLE_SHIFT = 20           # the hash bits that decide about the sample; those below choose counters
     FEWEST_SHADOW_ENTRIES = 48
-    SAMPLE_BITS_MAX = 5         # one key in 32, as long as a shadow stays below
+    SAMPLE_BITS_MAX = 6         # one key in 64, as long as a shadow stays below
     MOST_SHADOW_ENTRIES = 1024
     HYSTERESIS = 200            # the best arm leads by more than one sampled use in so many
 

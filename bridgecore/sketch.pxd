@@ -1,6 +1,6 @@
 """How often a key was used lately: a count-min sketch of 4-bit counters.
 
-Sixteen counters share a word and eight words a block of 64 bytes, so that the four counters of a key cost one cache
+Two counters share a byte and 128 a block of 64 bytes, so that the four counters of a key cost one cache
 line. All counters are halved when as many uses were counted as twenty times the entries [1]: what was popular once
 fades. The estimate is never below the true count since the last halving, up to 15, and seldom above.
 
@@ -54,12 +54,12 @@ cdef inline uint64_t* block_of(Sketch* sketch, uint64_t hash) noexcept nogil:
 cdef inline uint32_t sketch_frequency(Sketch* sketch, uint64_t hash) noexcept nogil:
     """Return how often the key was used, 0 to 15."""
     cdef:
-        uint64_t* block = block_of(sketch, hash)
+        unsigned char* counters = <unsigned char*> block_of(sketch, hash)
         uint32_t least = COUNTER_MAX
         uint32_t count
         int row
     for row in range(4):
-        count = block[2 * row + (hash & 1)] >> (hash >> 1 & 15) * 4 & 15
+        count = counters[16 * row + (hash & 15)] >> 4 * (hash >> 4 & 1) & 15
         least = min(least, count)
         hash >>= 5
     return least
@@ -68,21 +68,23 @@ cdef inline uint32_t sketch_frequency(Sketch* sketch, uint64_t hash) noexcept no
 cdef inline bint sketch_use(Sketch* sketch, uint64_t hash) noexcept nogil:
     """Count a use; return whether `sketch_age` has to be asked, since a counter rose."""
     cdef:
-        uint64_t* block = block_of(sketch, hash)
-        uint64_t* word
-        uint64_t shift
-        uint64_t has_room
-        uint64_t raised = 0
+        unsigned char* counters = <unsigned char*> block_of(sketch, hash)
+        unsigned char* pair
+        uint32_t bits = <uint32_t> hash
+        uint32_t both
+        uint32_t one
+        uint32_t raised = 0
         int row
     for row in range(4):
-        word = &block[2 * row + (hash & 1)]
-        shift = (hash >> 1 & 15) * 4
-        has_room = (word[0] >> shift & 15) != COUNTER_MAX
-        word[0] += has_room << shift
-        raised |= has_room
-        hash >>= 5
-    sketch.additions += raised
-    return raised
+        pair = &counters[16 * row + (bits & 15)]
+        both = pair[0]
+        one = 1 + 15 * (bits >> 4 & 1)      # of the low or the high half
+        one = one if ~both & one * COUNTER_MAX else <uint32_t> 0
+        pair[0] = <unsigned char> (both + one)
+        raised |= one
+        bits >>= 5
+    sketch.additions += raised != 0
+    return raised != 0
 
 
 cdef inline void sketch_age(Sketch* sketch, uint64_t entries) noexcept nogil:

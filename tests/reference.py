@@ -395,7 +395,7 @@ class Chooser:
         self.bits = 0
         while n >> self.bits > 1024:
             self.bits += 1
-        while n >> self.bits >= 96 and self.bits < 5:
+        while n >> self.bits >= 96 and self.bits < 6:
             self.bits += 1
         size = max(1, max_cost >> self.bits)
         self.shadows = [Shadow(size, self.share(arm, size), self.sketch) for arm in range(len(ARMS))]
