@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from bridgecore.entries cimport FREE, LEAVING, LIVE, RETIRED, Entries
 from bridgecore.policy cimport LISTS, PINNED, policy_cost, policy_count
-from bridgecore.sketch cimport BLOCK_WORDS, WORDS_PER_ENTRY
+from bridgecore.sketch cimport BLOCK_WORDS, COUNTER_MAX, WORDS_PER_ENTRY, sketch_frequency
 from bridgecore.table cimport cell_after, cell_home
 from bridgecore.wheel cimport HEADS, HEADS_AT, timer_at
 
@@ -37,6 +37,16 @@ cdef inline int audit_lists(Entries* entries) except -1:
     assert 1 <= entries.policy.window_max <= entries.policy.max_cost, "the window has no sensible size"
     count = policy_count(&entries.policy)
     assert count * WORDS_PER_ENTRY <= 2 * entries.sketch.blocks * BLOCK_WORDS, "the sketch has not grown with the cache"
+    return 0
+
+
+cdef inline int audit_sketch(Entries* entries) except -1:
+    cdef uint32_t number
+    for number in range(<uint32_t> LISTS, entries.capacity):
+        if entries.nodes[number].state == LIVE and entries.nodes[number].full_in == entries.sketch.era:
+            assert sketch_frequency(&entries.sketch, entries.nodes[number].hash) == COUNTER_MAX, (
+                f"the uses of entry {number} are not counted, though its counters are not full"
+            )
     return 0
 
 

@@ -24,7 +24,7 @@ from libc.string cimport memset
 from bridgecore.arguments cimport (
     NANOSECONDS, integer, read_function, read_max_cost, read_natural, read_time, read_ttl
 )
-from bridgecore.audit cimport audit_entries, audit_lists, audit_table, audit_wheel
+from bridgecore.audit cimport audit_entries, audit_lists, audit_sketch, audit_table, audit_wheel
 from bridgecore.clock cimport coarse_ns, now_ns
 from bridgecore.entries cimport (
     CAUSES, CLEARED, CLOSED, DELETED, EXPIRED, FREE, LIVE, REJECTED, REPLACED, STALE,
@@ -358,6 +358,7 @@ cdef class Cache:
         """Raise AssertionError if the structure breaks one of its rules; O(n)."""
         cdef uint32_t number
         audit_lists(&self.entries)
+        audit_sketch(&self.entries)
         audit_entries(&self.entries)
         audit_table(&self.entries)
         audit_wheel(&self.entries)

@@ -157,6 +157,7 @@ cdef inline bint has_deadlines(Entries* entries) noexcept nogil:
 cdef inline void entries_resize(Entries* entries, uint64_t max_cost) noexcept nogil:
     policy_resize(&entries.policy, max_cost, share_of(max_cost, entries.chooser.arm))
     sketch_fit(&entries.sketch, max_cost)
+    entries_forget_full(entries)
     chooser_start(&entries.chooser, &entries.policy, max_cost)
     entries_make_room(entries, 0)
 
@@ -183,6 +184,7 @@ cdef inline uint32_t entry_make(Entries* entries, uint64_t hash, uint64_t cost) 
     node.queue = LISTS
     node.leases = 0
     node.state = LIVE
+    node.full_in = 0
     return number
 
 
@@ -204,7 +206,8 @@ cdef inline uint32_t entry_put(
     if cost == 0:
         policy_append(&entries.policy, number, PINNED)
     elif queue >= PINNED:
-        entries_learn(entries, hash, cost)
+        entries_count(entries, hash)
+        entries_choose(entries, hash, cost)
         policy_append(&entries.policy, number, WINDOW)
         sketch_grow(&entries.sketch, policy_count(&entries.policy))
     else:
@@ -215,14 +218,31 @@ cdef inline uint32_t entry_put(
 
 cdef inline void entry_use(Entries* entries, uint32_t number) noexcept nogil:
     cdef Node* node = &entries.nodes[number]
-    if node.queue != PINNED:
-        entries_learn(entries, node.hash, node.cost)
-        policy_use(&entries.policy, number)
+    if node.queue == PINNED:
+        return
+    if node.full_in != entries.sketch.era and not entries_count(entries, node.hash):
+        node.full_in = entries.sketch.era
+    entries_choose(entries, node.hash, node.cost)
+    policy_use(&entries.policy, number)
 
 
-cdef inline void entries_learn(Entries* entries, uint64_t hash, uint64_t cost) noexcept nogil:
-    if sketch_use(&entries.sketch, hash):
-        sketch_age(&entries.sketch, policy_count(&entries.policy))
+cdef inline bint entries_count(Entries* entries, uint64_t hash) noexcept nogil:
+    """Count a use in the sketch; return whether it could."""
+    if not sketch_use(&entries.sketch, hash):
+        return False
+    if sketch_age(&entries.sketch, policy_count(&entries.policy)):
+        entries_forget_full(entries)
+    return True
+
+
+cdef inline void entries_forget_full(Entries* entries) noexcept nogil:
+    """Forget what was seen in past eras of the sketch, whose numbers come again."""
+    cdef uint32_t number
+    for number in range(<uint32_t> LISTS, entries.capacity):
+        entries.nodes[number].full_in = 0
+
+
+cdef inline void entries_choose(Entries* entries, uint64_t hash, uint64_t cost) noexcept nogil:
     if entries.chooser.is_running:
         chooser_use(&entries.chooser, &entries.policy, hash, cost)
 

@@ -33,10 +33,11 @@ cdef struct Node:
     int64_t cost
     uint32_t prev
     uint32_t next
-    uint32_t leases     # the cache's, like its state and the cause of its leaving
+    uint32_t leases     # the cache's, like all that follows but for the queue
     uint8_t queue
     uint8_t state
     uint8_t cause
+    uint8_t full_in     # the era in which the sketch's counters of the hash were seen full, or 0
 
 
 cdef struct Policy:

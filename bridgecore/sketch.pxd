@@ -2,7 +2,8 @@
 
 Two counters share a byte and 128 a block of 64 bytes, so that the four counters of a key cost one cache
 line. All counters are halved when as many uses were counted as twenty times the entries [1]: what was popular once
-fades. The estimate is never below the true count since the last halving, up to 15, and seldom above.
+fades. The estimate is never below the true count since the last halving, up to 15, and seldom above. Between two
+halvings, an *era*, no counter falls: once the four of a key are full, its uses need not be counted.
 
 A block is chosen by the hash's upper half as a fraction of the number of blocks. So when the blocks double, the keys
 of block i go to the blocks 2i and 2i + 1, and two copies of it keep every estimate.
@@ -10,7 +11,7 @@ of block i go to the blocks 2i and 2i + 1, and two copies of it keep every estim
 1. G. Einziger, R. Friedman, B. Manes, TinyLFU: A Highly Efficient Cache Admission Policy, ACM TOS 13(4), 2017
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -24,12 +25,14 @@ cdef enum:
     COUNTER_MAX = 15
     WORDS_PER_ENTRY = 2
     USES_PER_ENTRY = 20
+    ERAS = 255
 
 
 cdef struct Sketch:
     uint64_t* words
     uint64_t blocks
     uint64_t additions      # uses since the last halving that raised a counter
+    uint8_t era             # from 1 to ERAS, and around
 
 
 cdef inline bint sketch_init(Sketch* sketch, uint64_t entries_max) noexcept nogil:
@@ -38,6 +41,7 @@ cdef inline bint sketch_init(Sketch* sketch, uint64_t entries_max) noexcept nogi
     while sketch.blocks >= 2 * FIRST_BLOCKS:
         sketch.blocks = (sketch.blocks + 1) // 2
     sketch.additions = 0
+    sketch.era = 1
     sketch.words = <uint64_t*> calloc(sketch.blocks * BLOCK_WORDS, sizeof(uint64_t))
     return sketch.words != NULL
 
@@ -66,7 +70,7 @@ cdef inline uint32_t sketch_frequency(Sketch* sketch, uint64_t hash) noexcept no
 
 
 cdef inline bint sketch_use(Sketch* sketch, uint64_t hash) noexcept nogil:
-    """Count a use; return whether `sketch_age` has to be asked, since a counter rose."""
+    """Count a use; return whether a counter rose: then `sketch_age` has to be asked, else all four are full."""
     cdef:
         unsigned char* counters = <unsigned char*> block_of(sketch, hash)
         unsigned char* pair
@@ -87,11 +91,13 @@ cdef inline bint sketch_use(Sketch* sketch, uint64_t hash) noexcept nogil:
     return raised != 0
 
 
-cdef inline void sketch_age(Sketch* sketch, uint64_t entries) noexcept nogil:
-    """Halve all counters if enough uses were counted for the number of entries in the cache."""
+cdef inline bint sketch_age(Sketch* sketch, uint64_t entries) noexcept nogil:
+    """Halve all counters if enough uses were counted for the number of entries; return whether the eras begin anew."""
     # A sketch that was made for many more entries is not gone through for a few uses.
     if unlikely(sketch.additions >= USES_PER_ENTRY * max(entries, sketch.blocks // 2)):
         sketch_halve(sketch)
+        return sketch.era == 1
+    return False
 
 
 cdef inline void sketch_halve(Sketch* sketch) noexcept nogil:
@@ -103,6 +109,7 @@ cdef inline void sketch_halve(Sketch* sketch) noexcept nogil:
         word = sketch.words[i]
         odd += popcount(word & 0x1111111111111111ULL)
         sketch.words[i] = word >> 1 & 0x7777777777777777ULL
+    sketch.era = sketch.era % ERAS + 1
     # Each odd counter lost half a use, and four counters stand for one use.
     sketch.additions = (sketch.additions - min(sketch.additions, odd // 4)) // 2
 

@@ -1,6 +1,7 @@
 """The compiled cache beside the reference: the same calls, and the same of everything after each of them."""
 
 import math
+import itertools
 import operator
 import os
 import random
@@ -491,6 +492,43 @@ def test_both_do_the_same_on_realistic_loads() -> None:
     for seed, run in enumerate(RUNS):
         seen.update(drive(seed=seed, **run))
     assert {event for event in {*EVENTS, *Outcome, *Cause} if not seen[event]} == set()
+
+
+@pytest.mark.parametrize("halvings", [1, 2, 254, 255, 256])
+def test_a_popular_key_is_counted_again_after_a_halving(halvings: int) -> None:
+    """That its counters were full is forgotten, however many halvings it was not asked for."""
+    cache: Cache[str, int] = Cache(10, seed=1)
+    cache.set("popular", 1)
+    for _ in range(20):
+        cache.get("popular")
+    cache.audit()
+    assert snapshot_of(cache)["frequencies"]["popular"] == 15
+    newcomers = map(str, itertools.count())
+    for _ in range(halvings):
+        additions = 0
+        while additions <= (additions := snapshot_of(cache)["additions"]):
+            newcomer = next(newcomers)
+            cache.set(newcomer, 1)
+            cache.delete(newcomer)  # makes room for the popular one to stay
+    before = snapshot_of(cache)["frequencies"]["popular"]
+    assert before < 15
+    assert cache.get("popular") == 1
+    cache.audit()
+    assert snapshot_of(cache)["frequencies"]["popular"] == before + 1
+
+
+def test_a_popular_key_is_counted_again_in_a_new_sketch() -> None:
+    """Which a much lower maximum makes."""
+    cache: Cache[str, int] = Cache(10_000, seed=1)
+    for number in range(1000):
+        cache.set(str(number), 1)
+    for _ in range(20):
+        cache.get("999")
+    cache.max_cost = 20
+    assert snapshot_of(cache)["frequencies"]["999"] == 0
+    cache.get("999")
+    cache.audit()
+    assert snapshot_of(cache)["frequencies"]["999"] == 1
 
 
 @pytest.mark.soak
