@@ -1,7 +1,7 @@
 """The compiled cache beside the reference: the same calls, and the same of everything after each of them."""
 
-import math
 import itertools
+import math
 import operator
 import os
 import random
