@@ -728,7 +728,7 @@ cdef class Cache:
 
 @cython.final
 cdef class Lease:
-    """Keeps a value from leaving for as long as it is used. Made by `Cache.acquire` and `Cache.set_and_acquire`."""
+    """Keeps a value from leaving for as long as it is used; made by `acquire`, `set_and_acquire` and `share`."""
 
     cdef:
         Cache cache             # None once released
@@ -752,6 +752,15 @@ cdef class Lease:
     def is_released(self):
         """Whether the lease was released."""
         return self.cache is None
+
+    def share(self):
+        """Return another lease on the same value. Raises RuntimeError once this one is released."""
+        cdef Lease lease = Lease.__new__(Lease)  # which may run foreign code: look afterwards
+        lease.held = self.value
+        lease.number = self.number
+        lease.cache = self.cache
+        entry_lease(&self.cache.entries, self.number)
+        return lease
 
     def release(self):
         """Give the value back; a second time does nothing."""

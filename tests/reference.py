@@ -522,6 +522,12 @@ class ReferenceLease(Generic[V]):
         """Whether the lease was released."""
         return self._is_released
 
+    def share(self) -> "ReferenceLease[V]":
+        """Return another lease on the same value."""
+        if self._is_released:
+            raise RuntimeError("the lease was released")
+        return self._cache.lend(self._holding, None)
+
     def release(self) -> None:
         """Give the value back."""
         if not self._is_released:
@@ -716,7 +722,7 @@ class ReferenceCache(Generic[K, V]):
     def acquire(self, key: K) -> ReferenceLease[V] | None:
         """Return a lease on the value of *key*, or None."""
         entry = self._use(key)
-        lease = None if entry is None else self._lease(entry.holding, None)
+        lease = None if entry is None else self.lend(entry.holding, None)
         self._deliver()
         return lease
 
@@ -992,7 +998,8 @@ class ReferenceCache(Generic[K, V]):
 
     # Exits
 
-    def _lease(self, holding: Holding[K, V], outcome: Outcome | None) -> ReferenceLease[V]:
+    def lend(self, holding: Holding[K, V], outcome: Outcome | None) -> ReferenceLease[V]:
+        """Return a new lease."""
         holding.leases += 1
         self._leases += 1
         return ReferenceLease(self, holding, outcome)

@@ -672,6 +672,23 @@ def test_a_stale_build_does_not_come_in(lab: Lab) -> None:
     assert lab.exits == [("a", 3, Cause.STALE), ("b", 4, Cause.STALE)]
 
 
+def test_a_shared_lease_keeps_a_value_that_has_left_the_cache(lab: Lab) -> None:
+    """It is a lease of its own: whoever made it may go first."""
+    cache = lab.make()
+    lease = cache.set_and_acquire("a", 1)
+    cache.delete("a")
+    other = lease.share()
+    lease.release()
+    assert (other.value, other.is_live, other.outcome, lab.exits) == (1, False, None, [])
+    assert (cache.stats().leases, cache.stats().retired) == (1, 1)
+    other.release()
+    assert lab.exits == [("a", 1, Cause.DELETED)]
+    for released in (lease, other):
+        with pytest.raises(RuntimeError, match="the lease was released"):
+            released.share()
+    assert cache.stats().leases == 0
+
+
 def test_a_leased_value_leaves_after_its_last_lease(lab: Lab) -> None:
     """Whatever happens to its entry; its cost is free at once."""
     cache = lab.make()

@@ -117,6 +117,14 @@ class Pair:
             assert lease.is_released
         self.compare_exits(is_ordered=True)
 
+    def share(self, at: int) -> None:
+        """Take another lease beside the one at this place in the lists."""
+        expected, found = (side.leases[at].share() for side in (self.reference, self.compiled))
+        assert describe(found) == describe(expected)
+        self.reference.leases.append(expected)
+        self.compiled.leases.append(found)
+        self.seen["share"] += 1
+
     def release_all(self) -> None:
         """Release what a failure left out."""
         for lease in [*self.compiled.leases, *self.reference.leases]:
@@ -262,6 +270,12 @@ class Machine(RuleBasedStateMachine):
     def release(self, at: int) -> None:
         """Release any lease."""
         self.pair.release(at % len(self.pair.reference.leases))
+
+    @precondition(lambda self: self.pair.reference.leases)
+    @rule(at=st.integers(0, 1000))
+    def share(self, at: int) -> None:
+        """Take another lease beside any one."""
+        self.pair.share(at % len(self.pair.reference.leases))
 
     @rule(step=st.sampled_from(STEPS))
     def wait(self, step: float) -> None:
@@ -415,9 +429,12 @@ class Driver:
         self.pair.call(self.chance.choice(["get", "__contains__", "delete"]), self.key())
 
     def take(self) -> None:
-        """Take a lease."""
-        if len(self.pair.reference.leases) < 20:
+        """Take a lease, now and then a second one on the same value."""
+        leases = self.pair.reference.leases
+        if len(leases) < 20:
             self.pair.call("acquire", self.key())
+            if leases and self.chance.random() < 0.2:
+                self.pair.share(self.chance.randrange(len(leases)))
 
     def give_back(self) -> None:
         """Release any two leases."""
