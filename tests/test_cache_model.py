@@ -579,7 +579,7 @@ MUTANTS = [
     ("self.hits += item is not None", "self.hits += item is None"),
     ("if item.cost != cost:", "if False:"),
     ("entries > 2 * self.n or 2 * entries < self.n", "entries > 2 * self.n"),
-    (">= 96 and self.bits < 5", ">= 128 and self.bits < 4"),
+    (">= 96 and self.bits < 6", ">= 128 and self.bits < 5"),
     ("(h >> 20)", "(h >> 21)"),
     ("self.sampled // 200", "self.sampled // 2"),
     ("shadow.hits * 9 // 10", "shadow.hits * 8 // 10"),
