@@ -14,7 +14,7 @@ import trustme
 
 from bridgeserver.config import Config, JournalConfig, ProviderConfig, ServerConfig, StoreConfig, load, render
 from bridgeserver.config.conversion import option_of
-from bridgeserver.config.loader import default_of
+from bridgeserver.config.members import default_of
 from bridgeserver.config.rendering import toml
 from bridgeserver.errors import ConfigError
 from bridgeserver.secret import Secret

@@ -3,11 +3,14 @@
 BridgeError
 ├── ConfigError           the configuration, found before anything starts
 ├── StoreError            the database cannot be read or written
+├── SealError             a stored secret cannot be sealed or opened
 ├── ClientError           the request is at fault
 │   ├── BadRequest             400
+│   │   └── InvalidMembers         with all mistakes at once
 │   ├── Unauthorized           401
 │   ├── NotFound               404
 │   ├── RequestTimeout         408
+│   ├── Conflict               409
 │   ├── BodyTooLarge           413
 │   ├── UnsupportedEncoding    415
 │   ├── TooManyRequests        429
@@ -54,6 +57,10 @@ class StoreError(BridgeError):
     retry_after_s = 5
 
 
+class SealError(BridgeError):
+    """A secret at rest cannot be sealed or opened: its key is missing, or the value is broken."""
+
+
 class ClientError(BridgeError):
     """The request is at fault; sending it again as it is cannot help."""
 
@@ -64,6 +71,14 @@ class ClientError(BridgeError):
 
 class BadRequest(ClientError):
     """The path, the head or the body cannot be accepted."""
+
+
+class InvalidMembers(BadRequest):
+    """Members of an object have mistakes; `mistakes` holds one line for each."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 class Unauthorized(ClientError):
@@ -85,6 +100,12 @@ class RequestTimeout(ClientError):
     status = 408
     error_type: ClassVar[ErrorType] = "timeout"
     should_retry: ClassVar[bool | None] = None
+
+
+class Conflict(ClientError):
+    """The name is taken."""
+
+    status = 409
 
 
 class BodyTooLarge(ClientError):

@@ -1,5 +1,6 @@
-"""Whether a text is what an option takes: hosts, networks, URLs and header names."""
+"""Whether a text is what an option takes: hosts, networks, URLs, sealing keys and header names."""
 
+import base64
 import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -10,6 +11,7 @@ from bridgeserver.headers import NOT_UPSTREAM
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 VISIBLE = re.compile(r"[\x21-\x7e]+")
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+SEALING_KEY_BYTES = 32
 METADATA_HOSTS = frozenset({"metadata.google.internal"})
 METADATA_ADDRESSES = frozenset({ip_address("169.254.169.254"), ip_address("fd00:ec2::254")})
 
@@ -34,6 +36,14 @@ def is_sqlite_url(text: str) -> bool:
     """Whether *text* names a SQLite file; a database in memory would not be shared by the processes."""
     path = text.removeprefix("sqlite:///")
     return path not in {text, "", ":memory:"} and not set(path) & {"?", "\0", "\n", "\r"}
+
+
+def is_sealing_key(text: str) -> bool:
+    """Whether *text* is a key for AES-256."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == SEALING_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def is_base_url(text: str) -> bool:

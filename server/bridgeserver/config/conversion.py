@@ -29,13 +29,21 @@ class Option(NamedTuple):
     expected: str
     check: Callable[[Any], bool] | None
     is_secret: bool
+    may_be_single: bool
 
 
 def option_of(annotation: Any) -> Option:
     """Return what an `Annotated` type of the schema says."""
     base, meta = get_args(annotation)
     extra = cast("dict[str, Any]", meta.extra or {})
-    return Option(annotation, base, meta.description, extra.get("check"), extra.get("is_secret", False))
+    return Option(
+        annotation,
+        base,
+        meta.description,
+        extra.get("check"),
+        extra.get("is_secret", False),
+        extra.get("may_be_single", False),
+    )
 
 
 class Converter:
@@ -44,11 +52,11 @@ class Converter:
     def __init__(self, folder: Path, environ: Mapping[str, str], mistakes: list[str]) -> None:
         self._folder = folder
         self._environ = environ
-        self._mistakes = mistakes
+        self.mistakes = mistakes
 
     def wrong(self, given: Given, found: str, expected: str) -> object:
         """Note a mistake."""
-        self._mistakes.append(f"{given.source}: {given.key}: found {found}, expected {expected}")
+        self.mistakes.append(f"{given.source}: {given.key}: found {found}, expected {expected}")
         return WRONG
 
     def convert(self, given: Given, annotation: Any) -> object:
@@ -56,6 +64,8 @@ class Converter:
         option = option_of(annotation)
         if given.is_text:
             given = given.member("", from_text(str(given.value), option.base))
+        if option.may_be_single and isinstance(given.value, str):
+            given = given.member("", [given.value])
         kind, value = get_origin(option.base), given.value
         if kind is tuple and isinstance(value, list):
             return self._items(given, cast("list[object]", value), get_args(option.base)[0])
@@ -77,7 +87,7 @@ class Converter:
 
     def _single(self, given: Given, option: Option) -> object:
         if option.base is Secret:
-            return self._secret(given)
+            return self.secret(given, option)
         if Path in {option.base, *get_args(option.base)}:
             return self._path(given, option)
         try:
@@ -94,34 +104,60 @@ class Converter:
             return self.wrong(given, shown(path, option), option.expected)
         return self._folder / path
 
-    def _secret(self, given: Given) -> object:
+    def secret(self, given: Given, option: Option) -> object:
+        """Return the secret that a literal is, or that a reference leads to."""
         reference = given.value
         if not isinstance(reference, str):
             return self.wrong(given, "no text", 'a literal, "env:NAME" or "file:PATH"')
         kind, _, rest = reference.partition(":")
         if kind == "env":
-            return self._variable(given, rest)
+            return self._variable(given, rest, option)
         if kind == "file":
-            return self._file(given, rest)
-        return self._key(given, reference, f"a literal of {len(reference)} characters")
+            return self._file(given, rest, option)
+        return self.key(given, reference, option, f"a literal of {len(reference)} characters")
 
-    def _variable(self, given: Given, name: str) -> object:
+    def _variable(self, given: Given, name: str, option: Option) -> object:
         if not self._environ.get(name):
             state = "empty" if name in self._environ else "not set"
             return self.wrong(given, f"env:{name}, which is {state}", "a variable that holds a key")
-        return self._key(given, self._environ[name], f"env:{name}, which holds something else")
+        return self.key(given, self._environ[name], option, f"env:{name}, which holds something else")
 
-    def _file(self, given: Given, path: str) -> object:
+    def _file(self, given: Given, path: str, option: Option) -> object:
         try:
             text = (self._folder / path).read_bytes().decode("latin-1")
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
             return self.wrong(given, f"file:{path}, which cannot be read ({reason})", "a file that holds a key")
         text = text.removesuffix("\n").removesuffix("\r")
-        return self._key(given, text, f"file:{path}, which holds something else")
+        return self.key(given, text, option, f"file:{path}, which holds something else")
 
-    def _key(self, given: Given, key: str, found: str) -> object:
-        return Secret(key) if KEY.fullmatch(key) else self.wrong(given, found, KEY_RULE)
+    def key(self, given: Given, key: str, option: Option, found: str) -> object:
+        """Return a key as a secret, if it is what its option takes."""
+        if not KEY.fullmatch(key):
+            return self.wrong(given, found, KEY_RULE)
+        if option.check is not None and not option.check(key):
+            return self.wrong(given, found, option.expected)
+        return Secret(key)
+
+
+class LiteralConverter(Converter):
+    """Converts what arrives over the API, on the command line or from the store: a secret is a literal there.
+
+    Following a reference would let a caller have the gateway read its own files and variables.
+    """
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__(Path(), {}, mistakes)
+
+    def secret(self, given: Given, option: Option) -> object:
+        reference = given.value
+        if not isinstance(reference, str):
+            return self.wrong(given, "no text", "the key itself")
+        if reference.startswith(("env:", "file:")):
+            kind = reference.partition(":")[0]
+            expected = "the key itself: references are followed in the configuration file and the environment only"
+            return self.wrong(given, f"a reference that begins with {kind}:", expected)
+        return self.key(given, reference, option, f"a literal of {len(reference)} characters")
 
 
 def from_text(text: str, base: Any) -> object:

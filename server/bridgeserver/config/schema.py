@@ -66,6 +66,22 @@ Keys = Annotated[
     tuple[Annotated[Secret, Meta(description="a key", extra={"is_secret": True})], ...],
     Meta(description='a list of keys, each a literal, "env:NAME" or "file:PATH"', extra={"is_secret": True}),
 ]
+SealingKeys = Annotated[
+    tuple[
+        Annotated[
+            Secret,
+            Meta(
+                description="32 bytes in base64, as `openssl rand -base64 32` prints them",
+                extra={"is_secret": True, "check": checks.is_sealing_key},
+            ),
+        ],
+        ...,
+    ],
+    Meta(
+        description='a key of 32 bytes in base64 or a list of such, each a literal, "env:NAME" or "file:PATH"',
+        extra={"is_secret": True, "may_be_single": True},
+    ),
+]
 HeaderName = Annotated[
     str,
     Meta(
@@ -125,6 +141,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Where users, keys and records are kept."""
 
     url: StoreUrl = "sqlite:///bridgecore.db"
+    encryption_key: SealingKeys = ()
 
 
 class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,91 @@
+"""The members of one table: which are right, which defaults follow from others, and what they must not be together.
+
+The loader reads the file's tables with it, and `literal` a provider that did not come from the file.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from bridgeserver.config import checks
+from bridgeserver.config.conversion import WRONG, Converter, LiteralConverter, option_of
+from bridgeserver.config.schema import ProviderConfig
+from bridgeserver.config.sources import Table, quoted, unknown
+
+BASE_URLS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
+AUTHS = {"anthropic": "x-api-key", "openai": "bearer"}
+MAX_KEYS = 5
+"""Of a provider that did not come from the file."""
+
+Values = dict[str, Any]
+"""The members of one table that are right, by name."""
+
+Wrong = tuple[str, str, str]
+"""A member, what was found there, and what was expected."""
+
+
+def values_of(table: Table, struct: type[msgspec.Struct], converter: Converter) -> Values:
+    """Return the members that are right, with their defaults."""
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for name, given in table.members.items():
+        if name not in fields:
+            converter.mistakes.append(unknown(given.source, given.key, name, fields))
+    values: Values = {}
+    for name, field in fields.items():
+        if name in table.members:
+            values[name] = converter.convert(table.members[name], field.type)
+        elif not field.required:
+            values[name] = default_of(field)
+    return {name: value for name, value in values.items() if value is not WRONG}
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> Any:
+    """Return the default of an option that is not required."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def derive(table: Table, values: Values) -> None:
+    """Add the defaults that follow from a provider's name and type."""
+    if "type" not in table.members and values.get("name") in BASE_URLS:
+        values["type"] = values["name"]
+    if "type" in values:
+        values.setdefault("base_url", BASE_URLS[values["type"]])
+        values.setdefault("auth", AUTHS[values["type"]])
+
+
+def provider_mistakes(table: Table, values: Values, names: Collection[str] = ()) -> Iterator[Wrong]:
+    """Yield what is wrong with a provider as a whole; *names* are those of others beside it."""
+    for field in msgspec.structs.fields(ProviderConfig):
+        if field.name in {"name", "type"} - values.keys() - table.members.keys():
+            yield field.name, "nothing", option_of(field.type).expected
+    if values.get("name") in names:
+        yield "name", f'"{values["name"]}" a second time', "a name of its own for each provider"
+    is_forbidden = "base_url" in values and checks.is_link_local(values["base_url"])
+    if is_forbidden and values.get("allow_link_local") is False:
+        yield "base_url", f'"{values["base_url"]}"', "no link-local or metadata address, or allow_link_local = true"
+
+
+def literal(source: str, name: str, members: Mapping[str, object]) -> tuple[Values, list[str]]:
+    """Return a provider's members that are right, with their defaults, and what is wrong with the others.
+
+    Keys are texts, and at most MAX_KEYS different ones. *source* and *name* are what mistakes call it; no mistake
+    shows a secret.
+    """
+    mistakes: list[str] = []
+    converter = LiteralConverter(mistakes)
+    table = Table(source, f"providers.{quoted(name)}")
+    table.put(members)
+    values = values_of(table, ProviderConfig, converter)
+    derive(table, values)
+    for member, found, expected in (*provider_mistakes(table, values), *_key_mistakes(values)):
+        converter.wrong(table.where(member), found, expected)
+    return values, mistakes
+
+
+def _key_mistakes(values: Values) -> Iterator[Wrong]:
+    keys = values.get("keys", ())
+    if len(keys) > MAX_KEYS:
+        yield "keys", f"{len(keys)} keys", f"at most {MAX_KEYS}"
+    if len(set(keys)) < len(keys):
+        yield "keys", "a key a second time", "different keys"
