@@ -2,20 +2,25 @@
 
 import argparse
 import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bridgeserver.config import Config, load, render
-from bridgeserver.errors import BridgeError, ConfigError
-
-if TYPE_CHECKING:
-    from bridgeserver.store import Store
+from bridgeserver import provider_commands
+from bridgeserver.config import render
+from bridgeserver.console import (
+    ACTOR,
+    add_config,
+    complain,
+    end_with_the_pipe,
+    load_config,
+    print_table,
+    upgraded_store,
+)
+from bridgeserver.errors import BridgeError, ConfigError, InvalidMembers
 
 FOLLOW_POLL_S = 0.25
 
@@ -26,13 +31,13 @@ def run(arguments: Sequence[str]) -> int:
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
         return command(options) or 0
-    except ConfigError as error:
+    except (ConfigError, InvalidMembers) as error:
         for mistake in error.mistakes:
-            _complain(mistake)
+            complain(mistake)
     except BridgeError as error:
-        _complain(str(error))
+        complain(str(error))
     except OSError as error:
-        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return 130
     return 1
@@ -49,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = add("serve", _serve, "Serve until a signal ends it.")
     source = serve.add_mutually_exclusive_group()
-    _add_config(source)
+    add_config(source)
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on; 0 takes a free one")
     serve.add_argument("--workers", type=int, help="worker processes")
@@ -66,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     check = add("check", _check, "Say what is wrong with the configuration.")
-    _add_config(check)
+    add_config(check)
     check.add_argument("--print", action="store_true", help="print the configuration as it takes effect")
 
     keys = add("keys", _list_keys, "Gateway keys.").add_subparsers(metavar="ACTION", required=True)
@@ -75,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", default="", help="a label for people")
     create.add_argument("--admin", action="store_true", help="allow it everything")
     create.set_defaults(command=_create_key)
-    _add_config(create)
+    add_config(create)
     _add_action(keys, "list", _list_keys, "list the keys")
     revoke = _add_action(keys, "revoke", _revoke_key, "refuse a key from now on")
     revoke.add_argument("id", help="its id, as `keys list` shows it")
@@ -85,11 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     disable = _add_action(users, "disable", _disable_user, "refuse all keys of a user from now on")
     disable.add_argument("name")
 
-    providers = add("providers", _list_providers, "Providers.").add_subparsers(metavar="ACTION", required=True)
-    _add_action(providers, "list", _list_providers, "list the providers of the configuration")
+    providers = add("providers", provider_commands.show, "Providers.").add_subparsers(metavar="ACTION", required=True)
+    provider_commands.add_to(providers)
 
     records = add("records", _records, "Print interceptions.")
-    _add_config(records)
+    add_config(records)
     records.add_argument("--follow", action="store_true", help="print interceptions as they end")
     records.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -110,10 +115,6 @@ def _port(text: str) -> int:
     return port
 
 
-def _add_config(parser: Any) -> None:  # a parser, or a group of one
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (default: bridgecore.toml)")
-
-
 def _add_action(
     group: Any,  # its type is private to argparse
     name: str,
@@ -122,24 +123,8 @@ def _add_action(
 ) -> argparse.ArgumentParser:
     action: argparse.ArgumentParser = group.add_parser(name, help=text)
     action.set_defaults(command=command)
-    _add_config(action)
+    add_config(action)
     return action
-
-
-def _complain(text: str) -> None:
-    print(f"bridgecore: {text}", file=sys.stderr)
-
-
-def _load(options: argparse.Namespace, flags: Mapping[str, object] | None = None) -> Config:
-    return load(options.config, os.environ, flags or {})
-
-
-def _store(options: argparse.Namespace) -> "Store":
-    from bridgeserver.store import open_store  # SQLAlchemy costs 260 ms
-
-    store = open_store(_load(options).store.url)
-    store.upgrade()
-    return store
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -152,7 +137,7 @@ def _serve(options: argparse.Namespace) -> None:
     if options.dev:
         dev.serve(flags)
         return
-    config = _load(options, flags)
+    config = load_config(options, flags)
     configure_logs(config.server.log_format, config.server.log_level)
     Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True)).run()
 
@@ -164,7 +149,7 @@ def _demo(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    config = _load(options)
+    config = load_config(options)
     if options.print:
         print(render(config), end="")
     else:
@@ -172,61 +157,42 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _create_key(options: argparse.Namespace) -> None:
-    store = _store(options)
-    token = store.create_key(options.user, options.name, is_admin=options.admin, actor="command line")
+    store = upgraded_store(load_config(options))
+    token = store.create_key(options.user, options.name, is_admin=options.admin, actor=ACTOR)
     try:
         print(token, flush=True)
     except OSError as error:
-        store.revoke_key(token.split("_")[1], actor="command line")
+        store.revoke_key(token.split("_")[1], actor=ACTOR)
         raise BridgeError(f"the new key could not be printed ({error.strerror}) and was revoked again") from error
 
 
 def _list_keys(options: argparse.Namespace) -> None:
     rows = [
         (key.id, key.user, key.label, "yes" if key.is_admin else "no", _minute(key.created_at), _minute(key.revoked_at))
-        for key in _store(options).list_keys()
+        for key in upgraded_store(load_config(options)).list_keys()
     ]
-    _print_table(("id", "user", "name", "admin", "created", "revoked"), rows)
+    print_table(("id", "user", "name", "admin", "created", "revoked"), rows)
 
 
 def _revoke_key(options: argparse.Namespace) -> None:
-    _store(options).revoke_key(options.id, actor="command line")
+    upgraded_store(load_config(options)).revoke_key(options.id, actor=ACTOR)
 
 
 def _list_users(options: argparse.Namespace) -> None:
     rows = [
         (user.name, user.id, "active" if user.is_active else "disabled", _minute(user.created_at))
-        for user in _store(options).list_users()
+        for user in upgraded_store(load_config(options)).list_users()
     ]
-    _print_table(("name", "id", "status", "created"), rows)
+    print_table(("name", "id", "status", "created"), rows)
 
 
 def _disable_user(options: argparse.Namespace) -> None:
-    _store(options).disable_user(options.name, actor="command line")
-
-
-def _list_providers(options: argparse.Namespace) -> None:
-    rows = [
-        (
-            provider.name,
-            provider.type,
-            "enabled" if provider.enabled else "disabled",
-            provider.base_url,
-            len(provider.keys),
-        )
-        for provider in _load(options).providers
-    ]
-    _print_table(("name", "type", "status", "base URL", "keys"), rows)
-
-
-def _end_with_the_pipe() -> None:
-    """Let `bridgecore records | head` end quietly. Not for `serve`: a broken pipe must not kill a gateway."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    upgraded_store(load_config(options)).disable_user(options.name, actor=ACTOR)
 
 
 def _records(options: argparse.Namespace) -> None:
-    _end_with_the_pipe()
-    store = _store(options)
+    end_with_the_pipe()
+    store = upgraded_store(load_config(options))
     show = _print_json if options.json else _print_line
     if not options.follow:
         for record in store.records():
@@ -274,12 +240,3 @@ def _version(_options: argparse.Namespace) -> None:
 
 def _minute(at: str | None) -> str:
     return "" if at is None else at[:16].replace("T", " ")
-
-
-def _print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows for people: columns as wide as their widest cell."""
-    _end_with_the_pipe()
-    cells = [list(titles), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

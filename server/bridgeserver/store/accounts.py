@@ -1,16 +1,15 @@
 """Users and their gateway keys. Every change is numbered and audited in the transaction that makes it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from bridgeserver import tokens
 from bridgeserver.errors import StoreError
 from bridgeserver.records import new_id, now_us
-from bridgeserver.store import revisions
+from bridgeserver.store import auditing, revisions
 from bridgeserver.store.instants import iso, iso_or_none
-from bridgeserver.store.schema import audit, keys, users
+from bridgeserver.store.schema import keys, users
 
 NAME_LIMIT = 128
 
@@ -56,7 +55,7 @@ def create_key(connection: Connection, user_name: str, label: str, *, is_admin: 
             revision=revision,
         ),
     )
-    _audit(connection, actor, "key.create", token.id, user=user_name, label=label, is_admin=is_admin)
+    auditing.write(connection, actor, "key.create", token.id, user=user_name, label=label, is_admin=is_admin)
     return token.text
 
 
@@ -69,7 +68,7 @@ def revoke_key(connection: Connection, key_id: str, actor: str) -> None:
         return
     revision = revisions.advance(connection, revisions.KEYS)
     connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=now_us(), revision=revision))
-    _audit(connection, actor, "key.revoke", key_id)
+    auditing.write(connection, actor, "key.revoke", key_id)
 
 
 def disable_user(connection: Connection, name: str, actor: str) -> None:
@@ -82,7 +81,7 @@ def disable_user(connection: Connection, name: str, actor: str) -> None:
     revision = revisions.advance(connection, revisions.KEYS)
     connection.execute(update(users).where(users.c.id == row.id).values(active=False))
     connection.execute(update(keys).where(keys.c.user_id == row.id).values(revision=revision))
-    _audit(connection, actor, "user.disable", row.id, name=name)
+    auditing.write(connection, actor, "user.disable", row.id, name=name)
 
 
 def list_keys(connection: Connection) -> list[Key]:
@@ -103,7 +102,7 @@ def _active_user(connection: Connection, name: str, actor: str) -> str:
     if row is None:
         user_id = new_id()
         connection.execute(insert(users).values(id=user_id, name=name, active=True, created_at=now_us()))
-        _audit(connection, actor, "user.create", user_id, name=name)
+        auditing.write(connection, actor, "user.create", user_id, name=name)
         return user_id
     if not row.active:
         raise StoreError(f"user {name!r} is disabled and can be given no key; choose another name")
@@ -113,8 +112,3 @@ def _active_user(connection: Connection, name: str, actor: str) -> str:
 def _check_name(what: str, text: str, *, at_least: int) -> None:
     if not (at_least <= len(text) <= NAME_LIMIT and text.isprintable()):
         raise StoreError(f"{what}: found {text!r}, expected {at_least} to {NAME_LIMIT} printable characters")
-
-
-def _audit(connection: Connection, actor: str, action: str, target: str, **detail: Any) -> None:
-    row = {"id": new_id(), "at": now_us(), "actor": actor, "action": action, "target": target}
-    connection.execute(insert(audit).values(**row, detail=msgspec.json.encode(detail).decode()))

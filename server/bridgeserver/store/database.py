@@ -1,7 +1,7 @@
 """One database: how it is found, opened and upgraded, and every operation in a transaction of its own."""
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from bridgeserver.errors import StoreError
 from bridgeserver.records import AnyRecord
-from bridgeserver.store import accounts, queries, shipping, upgrades
+from bridgeserver.sealing import Vault
+from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
+from bridgeserver.store.stored import LoadedProviders, ProviderChanges, ProviderFields, StoredProvider
 
 PREFIX = "sqlite:///"
 BUSY_TIMEOUT_MS = 5000
@@ -138,6 +140,61 @@ class Store:
         """Refuse all keys of a user from now on; raises StoreError if there is no such user."""
         with self._writing() as connection:
             accounts.disable_user(connection, name, actor)
+
+    def list_providers(self) -> list[StoredProvider]:
+        """Return the stored providers by name, disabled ones too; nothing is opened for it."""
+        with self._reading() as connection:
+            return providers.find_all(connection)
+
+    def get_provider(self, id_or_name: str) -> StoredProvider:
+        """Return one stored provider; raises NotFound."""
+        with self._reading() as connection:
+            return providers.find(connection, id_or_name)
+
+    def create_provider(self, vault: Vault, fields: ProviderFields, actor: str) -> StoredProvider:
+        """Store a provider; raises InvalidMembers with all mistakes, Conflict, or SealError."""
+        with self._writing() as connection:
+            return providers.create(connection, vault, fields, actor)
+
+    def update_provider(self, vault: Vault, id_or_name: str, changes: ProviderChanges, actor: str) -> StoredProvider:
+        """Change a stored provider; raises NotFound, InvalidMembers with all mistakes, or SealError."""
+        with self._writing() as connection:
+            return providers.change(connection, vault, id_or_name, changes, actor)
+
+    def delete_provider(self, id_or_name: str, actor: str) -> None:
+        """Delete a stored provider and its secrets; its name is free again. Raises NotFound."""
+        with self._writing() as connection:
+            providers.remove(connection, id_or_name, actor)
+
+    def enable_provider(self, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
+        """Switch a provider: a stored one itself, one of the file by an override. Raises NotFound."""
+        with self._writing() as connection:
+            providers.enable(connection, name, enabled=enabled, actor=actor, file_names=file_names)
+
+    def override_provider(self, name: str, *, enabled: bool, actor: str) -> None:
+        """Switch the file's provider of that name until `reset_provider`."""
+        with self._writing() as connection:
+            providers.override(connection, name, enabled=enabled, actor=actor)
+
+    def reset_provider(self, name: str, actor: str) -> None:
+        """End an override; raises NotFound if there is none."""
+        with self._writing() as connection:
+            providers.reset(connection, name, actor)
+
+    def provider_overrides(self) -> dict[str, bool]:
+        """Return `enabled` of the file's providers that were switched, by name."""
+        with self._reading() as connection:
+            return providers.overrides(connection)
+
+    def config_revision(self) -> int:
+        """Return a number that grows with every change of a stored provider or an override."""
+        with self._reading() as connection:
+            return revisions.current(connection, revisions.CONFIG)
+
+    def load_providers(self, vault: Vault) -> LoadedProviders:
+        """Return the stored providers with their secrets, all as of one revision."""
+        with self._reading() as connection:
+            return providers.load(connection, vault)
 
     def _reading(self) -> AbstractContextManager[Connection]:
         return self._transaction(self._engine)

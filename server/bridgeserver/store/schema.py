@@ -197,3 +197,47 @@ provider_objects = Table(
     Column("user_id", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
 )
+
+providers = Table(
+    "providers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("icon", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("base_url", Text, nullable=False),
+    # A JSON object: auth, shared_state and allow_link_local in clear; extra_headers and query, whose values may be
+    # secrets, each as {"masked": {name: hint}, "sealed": text}, so that a list needs no key to be shown.
+    Column("settings", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+    Column("deleted_at", Timestamp),
+)
+Index(
+    "ix_providers_name",
+    providers.c.name,
+    unique=True,
+    sqlite_where=providers.c.deleted_at.is_(None),
+    postgresql_where=providers.c.deleted_at.is_(None),
+)
+
+provider_keys = Table(
+    "provider_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("provider_id", Text, ForeignKey("providers.id"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("masked", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+
+provider_overrides = Table(
+    "provider_overrides",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)

@@ -1,4 +1,4 @@
 """The history of the schema, one file a step below `versions`; Alembic runs them."""
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision."""

@@ -1,0 +1,54 @@
+"""What the commands share: the configuration and the store that are meant, and tables for people."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridgeserver.config import Config, load
+
+if TYPE_CHECKING:
+    from bridgeserver.store import Store
+
+ACTOR = "command line"
+
+
+def add_config(parser: Any) -> None:  # a parser, or a group of one
+    """Give a command the option that names the configuration file."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (default: bridgecore.toml)")
+
+
+def load_config(options: argparse.Namespace, flags: Mapping[str, object] | None = None) -> Config:
+    """Return the configuration that a command is meant for."""
+    return load(options.config, os.environ, flags or {})
+
+
+def upgraded_store(config: Config) -> "Store":
+    """Return the store of a configuration, with the schema of this version."""
+    from bridgeserver.store import open_store  # SQLAlchemy costs 260 ms
+
+    store = open_store(config.store.url)
+    store.upgrade()
+    return store
+
+
+def complain(text: str) -> None:
+    """Say on standard error what is wrong."""
+    print(f"bridgecore: {text}", file=sys.stderr)
+
+
+def end_with_the_pipe() -> None:
+    """Let `bridgecore records | head` end quietly. Not for `serve`: a broken pipe must not kill a gateway."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows for people: columns as wide as their widest cell."""
+    end_with_the_pipe()
+    cells = [list(titles), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

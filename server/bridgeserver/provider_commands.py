@@ -1,0 +1,139 @@
+"""`bridgecore providers …`: the providers that take effect, and changes to those of the store."""
+
+import argparse
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from bridgeserver.config import Config
+from bridgeserver.console import ACTOR, add_config, complain, load_config, print_table, upgraded_store
+from bridgeserver.errors import BadRequest
+from bridgeserver.merging import merge
+from bridgeserver.secret import Secret
+from bridgeserver.store.stored import ProviderFields
+
+if TYPE_CHECKING:
+    from bridgeserver.sealing import Vault
+    from bridgeserver.store import Store
+
+
+def add_to(group: Any) -> None:  # its type is private to argparse
+    """Add the actions to the command."""
+    _add(group, "list", show, "list the providers of the configuration and of the store")
+    add = _add(group, "add", _create, "store a provider; it replaces one of the configuration with its name")
+    add.add_argument("name", help="first segment of the path")
+    add.add_argument("--type", help="anthropic or openai (default: the name)")
+    add.add_argument("--base-url", help="where requests go (default: by type)")
+    add.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        help="a key; - reads it from a line of standard input, where no other user sees it; several times for several",
+    )
+    add.add_argument("--auth", help="bearer, x-api-key, api-key or none (default: by type)")
+    add.add_argument("--disabled", action="store_true", help="answer its requests with 503 until it is enabled")
+    add.add_argument("--display-name", default="", help="a name for people")
+    for name, command, text in (
+        ("remove", _remove, "delete a stored provider and its keys"),
+        ("enable", _enable, "serve a provider"),
+        ("disable", _disable, "answer a provider's requests with 503"),
+        ("reset", _reset, "end what enable or disable did to a provider of the configuration"),
+    ):
+        _add(group, name, command, text).add_argument("name")
+
+
+def _add(group: Any, name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = group.add_parser(name, help=text, allow_abbrev=False)
+    action.set_defaults(command=command)
+    add_config(action)
+    return action
+
+
+@contextmanager
+def _opened(options: argparse.Namespace) -> Generator[tuple[Config, "Store", "Vault"]]:
+    from bridgeserver.logs import configure_logs
+    from bridgeserver.sealing import open_vault
+
+    config = load_config(options)
+    configure_logs("console", "warning")
+    store = upgraded_store(config)
+    try:
+        yield config, store, open_vault(config.store, store.path)
+    finally:
+        store.close()
+
+
+def show(options: argparse.Namespace) -> None:
+    with _opened(options) as (config, store, vault):
+        loaded = store.load_providers(vault)
+        stored = {provider.name: provider for provider in store.list_providers()}
+    merged = merge(config.providers, loaded)
+    rows: list[tuple[object, ...]] = []
+    for provider in merged.providers:
+        is_stored = provider.name in stored
+        status = "enabled" if provider.enabled else "disabled"
+        is_overridden = provider.name in loaded.overrides and not is_stored
+        keys = stored[provider.name].api_keys if is_stored else provider.keys
+        rows.append(
+            (
+                provider.name,
+                provider.type,
+                f"{status} (override)" if is_overridden else status,
+                "store" if is_stored else "file",
+                provider.base_url,
+                len(keys),
+            )
+        )
+    for error in merged.errors:
+        found = stored[error.name]
+        rows.append((error.name, error.type, "broken", "store", found.base_url, len(found.api_keys)))
+        complain(f"provider {error.name} is not served: {error.reason}")
+    print_table(("name", "type", "status", "source", "base URL", "keys"), rows)
+
+
+def _create(options: argparse.Namespace) -> None:
+    fields = ProviderFields(
+        type=options.type or options.name,
+        name=options.name,
+        base_url=options.base_url or UNSET,
+        keys=tuple(Secret(_line() if key == "-" else key) for key in options.key),
+        enabled=not options.disabled,
+        display_name=options.display_name,
+        auth=options.auth or UNSET,
+    )
+    with _opened(options) as (_config, store, vault):
+        store.create_provider(vault, fields, ACTOR)
+
+
+def _line() -> str:
+    line = sys.stdin.readline()
+    if not line.strip():
+        raise BadRequest("--key -: found an empty line or none, expected a key on a line of standard input")
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _remove(options: argparse.Namespace) -> None:
+    with _opened(options) as (_config, store, _vault):
+        store.delete_provider(options.name, ACTOR)
+
+
+def _enable(options: argparse.Namespace) -> None:
+    _switch(options, enabled=True)
+
+
+def _disable(options: argparse.Namespace) -> None:
+    _switch(options, enabled=False)
+
+
+def _switch(options: argparse.Namespace, *, enabled: bool) -> None:
+    with _opened(options) as (config, store, _vault):
+        names = [provider.name for provider in config.providers]
+        store.enable_provider(options.name, enabled=enabled, actor=ACTOR, file_names=names)
+
+
+def _reset(options: argparse.Namespace) -> None:
+    with _opened(options) as (_config, store, _vault):
+        store.reset_provider(options.name, ACTOR)

@@ -1,0 +1,94 @@
+"""What a stored provider is: as it is shown, as it is made and changed, and as it is loaded. No SQL here."""
+
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from bridgeserver.config import ProviderConfig
+from bridgeserver.secret import Secret
+
+
+class StoredKey(Struct, frozen=True, kw_only=True):
+    """A provider key as it may be shown."""
+
+    id: str
+    masked: str
+    created_at: str
+
+
+class StoredProvider(Struct, frozen=True, kw_only=True):
+    """A provider as it may be shown: values of headers and parameters are masked, times are ISO 8601 in UTC.
+
+    `settings` is empty if they cannot be read; `load` says why.
+    """
+
+    id: str
+    type: str
+    name: str
+    display_name: str
+    icon: str
+    enabled: bool
+    base_url: str
+    api_keys: list[StoredKey]
+    settings: dict[str, Any]
+    created_at: str
+    updated_at: str
+
+
+class ProviderFields(Struct, frozen=True, kw_only=True):
+    """A provider to be made; base URL and auth follow from the type if they are not given. Keys are literals."""
+
+    type: str
+    name: str
+    base_url: str | UnsetType = UNSET
+    keys: tuple[Secret, ...] = ()
+    enabled: bool = True
+    display_name: str = ""
+    icon: str = ""
+    auth: str | UnsetType = UNSET
+    extra_headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    shared_state: bool = False
+    allow_link_local: bool = False
+
+
+class KeyChange(Struct, frozen=True, kw_only=True):
+    """One key as it is to be: exactly one of the id of a key that is there, and a new key."""
+
+    id: str | UnsetType = UNSET
+    api_key: Secret | UnsetType = UNSET
+
+
+class ProviderChanges(Struct, frozen=True, kw_only=True):
+    """What is to be different; what is not given stays. Lists and tables are given whole."""
+
+    base_url: str | UnsetType = UNSET
+    api_keys: tuple[KeyChange, ...] | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    display_name: str | UnsetType = UNSET
+    icon: str | UnsetType = UNSET
+    auth: str | UnsetType = UNSET
+    extra_headers: dict[str, str] | UnsetType = UNSET
+    query: dict[str, str] | UnsetType = UNSET
+    shared_state: bool | UnsetType = UNSET
+    allow_link_local: bool | UnsetType = UNSET
+
+
+class ProviderError(Struct, frozen=True, kw_only=True):
+    """A stored provider that cannot be used, and why; the reason shows no secret."""
+
+    name: str
+    type: str
+    reason: str
+
+
+class LoadedProviders(Struct, frozen=True, kw_only=True):
+    """All that the store says of providers, as of one revision; `overrides` holds `enabled` by name.
+
+    Secrets of disabled providers are not opened: these have neither keys nor headers nor parameters.
+    """
+
+    revision: int
+    providers: tuple[ProviderConfig, ...] = ()
+    errors: tuple[ProviderError, ...] = ()
+    overrides: dict[str, bool] = {}
