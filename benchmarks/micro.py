@@ -2,8 +2,8 @@
 
     python benchmarks/micro.py --json benchmarks/results/micro.json
 
-What is measured stands in speed.py, expiry.py, hashes.py, flights.py, pauses.py and memory.py; how, in rounds.py and
-benchmarks/README.md. Medians and minima are printed, and after them the ratios that the project watches.
+What is measured stands in speed.py, expiry.py, hashes.py, flights.py, leases.py, pauses.py and memory.py; how, in
+rounds.py and benchmarks/README.md. Medians and minima are printed, and after them the ratios that the project watches.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import expiry
 import flights
 import hashes
+import leases
 import memory
 import pauses
 import speed
@@ -54,6 +55,7 @@ RATIOS = (
     ("singleflight, await", "bridgecore: run", "await of a shielded task"),
     ("singleflight, await of a turn", "bridgecore: run", "await of a shielded task"),
     ("singleflight, await, uvloop", "bridgecore: run", "await of a shielded task"),
+    ("leased bridge", "bridgecore: BridgePool.lease", "bridgecore: acquire2, release"),
 )
 """Row, contender, and the contender it is compared with."""
 
@@ -118,7 +120,7 @@ def main() -> None:
     for name in sorted(name for name, (package, _) in MAKERS.items() if package is None):
         print(f"{name}: not installed, left out", file=sys.stderr)
     began = time.perf_counter()
-    rows = measure((*speed.ROWS, *expiry.ROWS, *hashes.ROWS, *flights.ROWS), options.only)
+    rows = measure((*speed.ROWS, *expiry.ROWS, *hashes.ROWS, *flights.ROWS, *leases.ROWS), options.only)
     for row in rows:
         _print_row(row)
     compared = ratios(rows)

@@ -59,6 +59,7 @@ DETAILS = (
     ("1,000 entries expire", "1,000 expirations", "bridgecore", "moka-py"),
     ("singleflight `do`", "singleflight, call", "bridgecore: do", "the call"),
     ("singleflight `run`", "singleflight, await", "bridgecore: run", "await of a shielded task"),
+    ("lease of a bridge in the pool", "leased bridge", "bridgecore: BridgePool.lease", "bridgecore: acquire2, release"),
     ("1,000 joined tasks wake", "1,000 joined tasks wake", "bridgecore: run", "shields of one task"),
 )
 """Label, row, contender, and the contender it is compared with."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -223,16 +223,26 @@ enabled = false
     )
 
 
+def make_key(folder: Path, user: str = "tester", *, is_admin: bool = False) -> str:
+    """Make a key in the store of *folder*, and the store if there is none."""
+    store = open_store(f"sqlite:///{folder}/bridgecore.db")
+    store.upgrade()
+    key = store.create_key(user, "", is_admin=is_admin, actor="tests")
+    store.close()
+    return key
+
+
+def running(folder: Path, stderr: int | None = None) -> AbstractContextManager[Gateway]:
+    """Make a key, and run a gateway in *folder*."""
+    return started(folder, make_key(folder), stderr)
+
+
 @contextmanager
-def running(folder: Path, stderr: int | None = None) -> Generator[Gateway]:
+def started(folder: Path, key: str, stderr: int | None = None) -> Generator[Gateway]:
     """Start a gateway in *folder*, whose configuration is written already, and kill what is left of it afterwards.
 
     Its log goes to `gateway.log`, or to the descriptor *stderr*.
     """
-    store = open_store(f"sqlite:///{folder}/bridgecore.db")
-    store.upgrade()
-    key = store.create_key("tester", "", is_admin=False, actor="tests")
-    store.close()
     log = (folder / "gateway.log").open("a")
     process = subprocess.Popen(
         [sys.executable, "-m", "bridgeserver", "serve"],

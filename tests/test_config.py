@@ -12,7 +12,16 @@ import msgspec
 import pytest
 import trustme
 
-from bridgeserver.config import Config, JournalConfig, ProviderConfig, ServerConfig, StoreConfig, load, render
+from bridgeserver.config import (
+    Config,
+    JournalConfig,
+    PoolConfig,
+    ProviderConfig,
+    ServerConfig,
+    StoreConfig,
+    load,
+    render,
+)
 from bridgeserver.config.conversion import option_of
 from bridgeserver.config.members import default_of
 from bridgeserver.config.rendering import toml
@@ -24,6 +33,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
     "store": StoreConfig,
     "journal": JournalConfig,
+    "pool": PoolConfig,
     "providers[]": ProviderConfig,
 }
 KEY = "sk-test-0123456789abcdefghij"
@@ -457,7 +467,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
     ("text", "mistake"),
     [
         ("[sever]", "sever: found an unknown name, expected server (the nearest name)"),
-        ("[zzz]", "zzz: found an unknown name, expected one of journal, providers, server, store"),
+        ("[zzz]", "zzz: found an unknown name, expected one of journal, pool, providers, server, store"),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),
         ("[server]\nzzz = 1", "server.zzz: found an unknown name, expected a name that docs/operations.md lists"),
         ('[server]\n"a\\nb" = 1', 'server."a\\nb": found an unknown name'),

@@ -202,9 +202,22 @@ def test_a_reader_alone_can_read(store: Store) -> None:
 
 def test_a_missing_database_is_not_created_by_reading(tmp_path: Path) -> None:
     """A worker that finds no database says so and leaves no empty one."""
+    reader = Reader(tmp_path / "a.db")
     with pytest.raises(StoreError, match=r"a\.db cannot be read"):
-        Reader(tmp_path / "a.db")
+        reader.revision()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_comes_later_is_read_then(tmp_path: Path) -> None:
+    """A worker may begin before its store can be read."""
+    reader = Reader(tmp_path / "a.db")
+    with pytest.raises(StoreError, match=r"a\.db cannot be read"):
+        reader.revision()
+    store = open_store(f"sqlite:///{tmp_path}/a.db")
+    store.upgrade()
+    assert reader.revision() == 0
+    reader.close()
+    store.close()
 
 
 def test_a_database_that_fails_is_reported(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from bridgeserver import health
 from bridgeserver.config import Config
 from bridgeserver.content import decode
 from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, NotFound, UnsupportedEncoding
+from bridgeserver.generation import Generation
 from bridgeserver.guard import Guard
 from bridgeserver.headers import Pairs, for_client
 from bridgeserver.identity import Caller, presented_token
@@ -48,7 +49,7 @@ class Application:
         elif scope["type"] == "http" and self._worker is not None:
             request, reply = Request(scope), Reply(send)
             if request.path.startswith("/-/"):
-                await health.answer(self._worker, request, reply)
+                await health.answer(self._worker, request, receive, reply)
             else:
                 await Call(self._worker, request, reply).run(receive)
 
@@ -78,6 +79,7 @@ def load(config: Config, place: Place) -> Application:
 class Target(NamedTuple):
     """Where a request goes, and with which credential."""
 
+    generation: Generation
     provider: Provider
     route: Route
     credential: Credential
@@ -138,11 +140,12 @@ class Call:
         address = request.client_address(worker.trusted_proxies)
         caller = await worker.keyring.authenticate(presented.text, address)
         request.check_path()
-        provider = self._provider()
+        generation = worker.generation  # taken once, and kept to the end
+        provider = self._provider(generation)
         provider.check_enabled()
         route = provider.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
-        target = Target(provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
+        target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - an ASGI application runs in a task
         guard = worker.guard(task)
@@ -158,12 +161,11 @@ class Call:
 
     async def _answer_probe(self) -> None:
         """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""
-        provider = self._provider()
-        provider.check_enabled()
+        self._provider(self._worker.generation).check_enabled()
         await self._reply.whole(200, b"", b"text/plain")
 
-    def _provider(self) -> Provider:
-        provider = self._worker.providers.get(self._request.provider_name)
+    def _provider(self, generation: Generation) -> Provider:
+        provider = generation.providers.get(self._request.provider_name)
         if provider is None:
             raise NotFound(f"route not supported: {self._request.method} {self._request.path}")
         return provider
@@ -199,11 +201,17 @@ class Call:
         if target.is_shared_account:
             await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
-        self._interception = Interception(worker, caller, provider, protocol, request, facts)
-        worker.counters["interceptions"] += 1
-        head = target.request_head(request, sent)
-        asked_for_usage = sent is not body
-        await self._interception.run(head, sent, target.credential, self._reply, guard, asked_for_usage=asked_for_usage)
+        async with worker.pool.lease(caller, target.generation) as bridge:
+            self._interception = Interception(worker.means, bridge, provider, protocol, request, facts)
+            worker.counters["interceptions"] += 1
+            await self._interception.run(
+                target.request_head(request, sent),
+                sent,
+                target.credential,
+                self._reply,
+                guard,
+                asked_for_usage=sent is not body,
+            )
 
     def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
         """Return the facts of a body, and the body to send: another one only where usage must be asked for."""
@@ -226,7 +234,7 @@ class Call:
         creates = target.route.creates_object
         watch: Watch = Claim(worker.ownership, provider.name, caller.user_id) if creates else _relay_as_it_is
         guard.expect(worker.timeouts.upstream_s, worker.timeouts.upstream_error)
-        with worker.upstream(provider.origin).exchange() as exchange:
+        with target.generation.upstream(provider.origin).exchange() as exchange:
             head = target.request_head(request, body)
             connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
             answer = connection.head
@@ -250,7 +258,7 @@ class Call:
 
     def _guess_protocol(self) -> Protocol:
         """Return the protocol whose client this seems to be, where no route has told."""
-        provider = self._worker.providers.get(self._request.provider_name)
+        provider = self._worker.generation.providers.get(self._request.provider_name)
         if provider is not None:
             return provider.error_protocol
         return ANTHROPIC if b"anthropic-version" in self._request.headers else OPENAI

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgeserver import provider_commands
-from bridgeserver.config import render
+from bridgeserver.config import DEFAULT_FILE, render
 from bridgeserver.console import (
     ACTOR,
     add_config,
@@ -130,6 +130,7 @@ def _add_action(
 def _serve(options: argparse.Namespace) -> None:
     from bridgeserver import dev
     from bridgeserver.logs import configure_logs
+    from bridgeserver.reload import Source
     from bridgeserver.supervisor import Supervisor
 
     named = {"server.host": options.host, "server.port": options.port, "server.workers": options.workers}
@@ -139,7 +140,9 @@ def _serve(options: argparse.Namespace) -> None:
         return
     config = load_config(options, flags)
     configure_logs(config.server.log_format, config.server.log_level)
-    Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True)).run()
+    path = DEFAULT_FILE.absolute() if options.config is None else options.config.absolute()
+    source = Source(lambda: load_config(options, flags), path)
+    Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True), source).run()
 
 
 def _demo(_options: argparse.Namespace) -> int:

@@ -1,53 +1,108 @@
-"""The control socket between the parent and its workers: commands go down, counters come up.
+"""The control socket between the parent and its workers: commands and generations go down, reports come up.
 
 A worker holds its connection for as long as it lives. Its end of file says that the parent is gone, and then
 nobody ships, supervises or stops the worker any more: it exits at once, and what was open is ended as
-`interrupted` by the next start. Messages are JSON, one a line.
+`interrupted` by the next start. Messages are JSON, one a line. They hold provider keys, so the socket is in a folder
+that nobody else can enter.
 """
 
 import asyncio
+import itertools
 import os
 import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import structlog
+
+from bridgeserver.asks import Answer, Ask
+from bridgeserver.config import ProviderConfig
+from bridgeserver.errors import Overloaded
+from bridgeserver.secret import Secret
+
+log = structlog.get_logger("bridgecore")
 
 REPORT_S = 0.25
 PARENT_GONE_EXIT_CODE = 70
 
+LINE_BYTES = 64 << 20
+"""More than any configuration, and than the body of an administrative request."""
 
-class Command(msgspec.Struct, frozen=True):
-    """What the parent tells its workers."""
-
-    do: Literal["drain", "stop", "lag"]
-    lag_s: float = 0.0
+ANSWER_S = 10.0
+"""How long a worker waits for the parent's answer."""
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What a worker tells the parent: its counters since its start."""
+class Command(msgspec.Struct, frozen=True, tag=True):
+    """What the parent tells its workers to do."""
 
+    do: Literal["drain", "stop"]
+
+
+class Lag(msgspec.Struct, frozen=True, tag=True):
+    """How far the shipper is behind."""
+
+    lag_s: float
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag=True):
+    """The content of a generation."""
+
+    number: int
+    providers: tuple[ProviderConfig, ...]
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The answer to the question with that number."""
+
+    number: int
+    answer: Answer
+
+
+class Report(msgspec.Struct, frozen=True, tag=True):
+    """What a worker tells the parent, again and again: its counters are those since its start."""
+
+    pid: int
+    generation: int
+    reason: str
+    """Why it is not ready, or nothing."""
     counters: dict[str, int]
+    gauges: dict[str, int]
+
+
+class Asked(msgspec.Struct, frozen=True, tag=True):
+    """A question of a worker."""
+
+    number: int
+    ask: Ask
+
+
+Down = Command | Lag | Snapshot | Answered
+Up = Report | Asked
 
 
 class ControlServer:
     """The parent's end: a Unix socket in a private folder, served by a thread of its own."""
 
-    def __init__(self, lag_s: Callable[[], float]) -> None:
+    def __init__(self, lag_s: Callable[[], float], answer: Callable[[Ask], Answer]) -> None:
         self._lag_s = lag_s
+        self._answer = answer
         self._folder = Path(tempfile.mkdtemp(prefix="bridgecore-"))  # 0700, and short enough for a socket's name
         self.path = self._folder / "control"
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._latest: dict[asyncio.StreamWriter, Counter[str]] = {}
+        self._latest: dict[asyncio.StreamWriter, Report] = {}
         self._gone: Counter[str] = Counter()
-        self._state: Command | None = None
+        self._command: Command | None = None
+        self._snapshot: Snapshot | None = None
+        self._reported = threading.Condition()
         self._ready: Future[None] = Future()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -63,19 +118,38 @@ class ControlServer:
 
     def tell(self, command: Command) -> None:
         """Send *command* to every worker, and to those that connect later. Callable from any thread."""
-        self._state = command
+        self._command = command
         self._loop.call_soon_threadsafe(self._send, command)
 
+    def publish(self, snapshot: Snapshot) -> None:
+        """Have every worker serve *snapshot*, those that connect later too. Callable from any thread."""
+        self._snapshot = snapshot
+        self._loop.call_soon_threadsafe(self._send, snapshot)
+
+    def wait_for(self, number: int, timeout_s: float) -> bool:
+        """Wait until every connected worker serves that generation or a later one; return whether they do."""
+        with self._reported:
+            return self._reported.wait_for(
+                lambda: all(report.generation >= number for report in self.workers()), timeout_s
+            )
+
+    def workers(self) -> list[Report]:
+        """Return the last report of each worker."""
+        return list(self._latest.values())
+
     def totals(self) -> Counter[str]:
-        """Return the counters summed over all workers, those that are gone included."""
+        """Return the counters summed over all workers, those that are gone included, and the gauges of the others."""
         total = self._gone.copy()
-        for counters in list(self._latest.values()):
-            total.update(counters)
+        for report in self.workers():
+            total.update(report.counters)
+            total.update(report.gauges)
         return total
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._serve_worker, self.path))
+        server = self._loop.run_until_complete(
+            asyncio.start_unix_server(self._serve_worker, self.path, limit=LINE_BYTES)
+        )
         self.path.chmod(0o600)
         ticker = self._loop.create_task(self._tell_lag())
         self._ready.set_result(None)
@@ -85,72 +159,141 @@ class ControlServer:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        if self._state is not None:
-            writer.write(_line(self._state))
+        for message in (self._snapshot, self._command):
+            if message is not None:
+                writer.write(_line(message))
         try:
             while line := await reader.readline():
-                self._latest[writer] = Counter(msgspec.json.decode(line, type=Report).counters)
-        except (ConnectionError, msgspec.DecodeError, asyncio.CancelledError):
+                self._hear(_decode_up(line), writer)
+        except (ConnectionError, ValueError, msgspec.DecodeError, asyncio.CancelledError):
             pass  # the worker, perhaps in the middle of a line, or the whole gateway is ending
         finally:
             self._writers.discard(writer)
-            self._gone.update(self._latest.pop(writer, Counter()))
+            with self._reported:
+                if last := self._latest.pop(writer, None):
+                    self._gone.update(last.counters)
+                self._reported.notify_all()
             writer.close()
+
+    def _hear(self, message: Up, writer: asyncio.StreamWriter) -> None:
+        if isinstance(message, Asked):
+            task = self._loop.create_task(self._answer_one(message, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        with self._reported:
+            self._latest[writer] = message
+            self._reported.notify_all()
+
+    async def _answer_one(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        """Answer in a thread: it reads and writes the store."""
+        answer = await self._loop.run_in_executor(None, self._answer, asked.ask)
+        if writer in self._writers:
+            writer.write(_line(Answered(asked.number, answer)))
 
     async def _tell_lag(self) -> None:
         while True:
-            self._send(Command("lag", self._lag_s()))
+            self._send(Lag(self._lag_s()))
             await asyncio.sleep(REPORT_S)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, message: Down) -> None:
+        line = _line(message)
         for writer in self._writers:
-            writer.write(_line(command))
+            writer.write(line)
 
 
 class ControlClient:
     """The worker's end."""
 
-    def __init__(self, path: Path, counters: Counter[str], on_command: Callable[[Command], None]) -> None:
+    def __init__(self, path: Path, report: Callable[[], Report], obey: Mapping[type, Callable[[Any], None]]) -> None:
         self._path = path
-        self._counters = counters
-        self._on_command = on_command
+        self._report = report
+        self._obey = obey
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
 
     async def start(self) -> None:
-        """Connect, and follow the parent from then on."""
-        reader, self._writer = await asyncio.open_unix_connection(self._path)
-        self._tasks = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._report())]
+        """Connect, obey what the parent says first, and follow it from then on."""
+        reader, self._writer = await asyncio.open_unix_connection(self._path, limit=LINE_BYTES)
+        self._hear(await reader.readline())
+        self._tasks = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._keep_reporting())]
 
     async def close(self) -> None:
-        """Send the counters a last time and disconnect."""
+        """Send a last report and disconnect."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.report()
         if self._writer is not None:
-            self._send_report(self._writer)
             self._writer.close()
+            self._writer = None
+
+    def report(self) -> None:
+        """Tell the parent at once how things are."""
+        self._write(self._report())
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Return the parent's answer; raises Overloaded if it takes too long."""
+        number = next(self._numbers)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._write(Asked(number, ask))
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await future
+        except TimeoutError as exc:
+            raise Overloaded(f"the parent process has not answered within {ANSWER_S:g} s; its log may say why") from exc
+        finally:
+            del self._waiting[number]
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                self._on_command(msgspec.json.decode(line, type=Command))
-        except ConnectionError:
+                self._hear(line)
+        except (ConnectionError, ValueError):
             pass  # as good as an end of file
         os._exit(PARENT_GONE_EXIT_CODE)
 
-    async def _report(self) -> None:
-        while self._writer is not None:
-            self._send_report(self._writer)
+    def _hear(self, line: bytes) -> None:
+        message = _decode_down(line)
+        if not isinstance(message, Answered):
+            self._obey[type(message)](message)
+        elif (future := self._waiting.get(message.number)) is not None and not future.done():
+            future.set_result(message.answer)
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            self.report()
             await asyncio.sleep(REPORT_S)
 
-    def _send_report(self, writer: asyncio.StreamWriter) -> None:
-        writer.write(_line(Report(dict(self._counters))))
+    def _write(self, message: Up) -> None:
+        if self._writer is not None:
+            self._writer.write(_line(message))
 
 
-def _line(message: Command | Report) -> bytes:
-    return msgspec.json.encode(message) + b"\n"
+def _reveal(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"cannot send a {type(value).__name__}")
+
+
+def _hide(kind: type, value: Any) -> Secret:
+    if kind is Secret:
+        return Secret(value)
+    raise NotImplementedError(f"cannot receive a {kind.__name__}")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_reveal).encode
+_decode_down = msgspec.json.Decoder(Down, dec_hook=_hide).decode
+_decode_up = msgspec.json.Decoder(Up).decode
+
+
+def _line(message: Down | Up) -> bytes:
+    return _encode(message) + b"\n"

@@ -3,6 +3,7 @@
 BridgeError
 ├── ConfigError           the configuration, found before anything starts
 ├── StoreError            the database cannot be read or written
+│   └── StoreUnavailable       now; later it may be
 ├── SealError             a stored secret cannot be sealed or opened
 ├── ClientError           the request is at fault
 │   ├── BadRequest             400
@@ -55,6 +56,10 @@ class StoreError(BridgeError):
 
     status = 503
     retry_after_s = 5
+
+
+class StoreUnavailable(StoreError):
+    """The database does not answer: it is locked, its disk is full, its server is down."""
 
 
 class SealError(BridgeError):

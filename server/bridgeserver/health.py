@@ -1,17 +1,202 @@
-"""`/-/healthz` and `/-/readyz`: open to everybody, and without detail."""
+"""Everything below `/-/`: health for everybody, and the way of an administrator's request to the parent.
 
+`/-/healthz` and `/-/readyz` are open and without detail. `/-/api/…`, `/-/metrics` and the detail of readiness need
+an administrator's key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it
+has remembered) opens nothing. Here is checked who asks; the parent, which owns the store, knows what there is.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Protocol
+
+import structlog
+
+from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
+from bridgeserver.errors import (
+    BodyTooLarge,
+    BridgeError,
+    ClientClosed,
+    HeadTooLarge,
+    RequestTimeout,
+    Unauthorized,
+)
+from bridgeserver.headers import Pairs
+from bridgeserver.identity import Caller
+from bridgeserver.providers.provider import bearer_token
 from bridgeserver.reply import Reply
-from bridgeserver.request import Request
-from bridgeserver.worker import Worker
+from bridgeserver.request import Network, Receive, Request, discard_body
+from bridgeserver.tokens import redact
+
+log = structlog.get_logger("bridgecore")
 
 TEXT = b"text/plain; charset=utf-8"
+HEALTH, READINESS, METRICS, API = "/-/healthz", "/-/readyz", "/-/metrics", "/-/api/"
+READ = frozenset({"GET", "HEAD"})
+BODY_TIMEOUT_S = 10.0
 
 
-async def answer(worker: Worker, request: Request, reply: Reply) -> None:
+class Authenticator(Protocol):
+    """Knows whose a gateway key is."""
+
+    async def authenticate(self, text: str, address: str) -> Caller:
+        """Return the owner of a key; raise Unauthorized, TooManyRequests or StoreError."""
+        ...
+
+
+class Host(Protocol):
+    """What is needed of the worker that got the request."""
+
+    @property
+    def keyring(self) -> Authenticator:
+        """Whose key is whose."""
+        ...
+
+    @property
+    def trusted_proxies(self) -> Collection[Network]:
+        """Peers that are believed who their clients are."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        ...
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Return the parent's answer; raise a BridgeError if it gives none in time."""
+        ...
+
+
+async def answer(worker: Host, request: Request, receive: Receive, reply: Reply) -> None:
     """Answer a request below `/-/`; an unknown one is 404."""
-    if request.method not in {"GET", "HEAD"} or request.path not in {"/-/healthz", "/-/readyz"}:
-        await reply.whole(404, f"route not supported: {request.method} {request.path}\n".encode("latin-1"), TEXT)
-    elif request.path == "/-/healthz" or worker.is_ready:
+    path = request.path
+    if path in {HEALTH, READINESS}:
+        await _answer_health(worker, request, reply)
+    elif path == METRICS or path.startswith(API):
+        await _Administration(worker, request, receive).run(reply)
+    else:
+        text = f"route not supported: {request.method} {redact(path)}\n"
+        await reply.whole(404, text.encode(), TEXT)
+
+
+async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
+    if request.method not in READ:
+        await reply.whole(405, b"method not allowed: use GET or HEAD\n", TEXT, [(b"allow", b"GET, HEAD")])
+    elif request.path == HEALTH:
+        await reply.whole(200, b"ok\n", TEXT)
+    elif request.method == "GET" and (caller := await _known_admin(worker, request)) is not None:
+        await _send(reply, await _forward(worker, request, b"", caller))
+    elif worker.is_ready:
         await reply.whole(200, b"ok\n", TEXT)
     else:
         await reply.whole(503, b"not ready\n", TEXT, [(b"retry-after", b"1")])
+
+
+class _Administration:
+    """One request that only an administrator may make."""
+
+    def __init__(self, worker: Host, request: Request, receive: Receive) -> None:
+        self._worker = worker
+        self._request = request
+        self._receive = receive
+        self._has_body = False
+
+    async def run(self, reply: Reply) -> None:
+        """Answer it, whatever happens."""
+        await _send(reply, await self._answer())
+        if not self._has_body:
+            await discard_body(self._receive)
+
+    async def _answer(self) -> Answer:
+        try:
+            caller = await _caller(self._worker, self._request)
+            if not caller.is_admin:
+                return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
+            body = await self._read_body()
+        except ClientClosed as error:
+            return refusal(400, str(error))
+        except BridgeError as error:
+            return _refusal_of(error)
+        return await _forward(self._worker, self._request, body, caller)
+
+    async def _read_body(self) -> bytes:
+        announced = self._request.headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+            raise _too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await self._receive()
+                    if message["type"] != "http.request":
+                        raise ClientClosed("the request's body broke off, or its framing is wrong")
+                    body += message.get("body", b"")
+                    if len(body) > MAX_BODY_BYTES:
+                        raise _too_large()
+                    if not message.get("more_body"):
+                        self._has_body = True
+                        return bytes(body)
+        except TimeoutError as exc:
+            raise RequestTimeout(f"the request's body was not whole within {BODY_TIMEOUT_S:g} s") from exc
+
+
+async def _caller(worker: Host, request: Request) -> Caller:
+    """Return whose key stands in `Authorization`; raise Unauthorized, TooManyRequests or StoreError."""
+    values = [value for name, value in request.fields if name == b"authorization"]
+    token = bearer_token(values[0]) if len(values) == 1 else None
+    if token is None or not token.startswith("bc_"):
+        raise Unauthorized("no gateway key: send an administrator's key, once, as `Authorization: Bearer bc_…`")
+    return await worker.keyring.authenticate(token, request.client_address(worker.trusted_proxies))
+
+
+async def _known_admin(worker: Host, request: Request) -> Caller | None:
+    """Return the administrator who asks, or None for everybody else: a probe must never fail over a header."""
+    try:
+        caller = await _caller(worker, request)
+    except BridgeError:
+        return None
+    return caller if caller.is_admin else None
+
+
+async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) -> Answer:
+    """Return what the parent answers, or why it does not."""
+    size = len(request.path) + len(request.query)
+    try:
+        if size > MAX_TARGET_BYTES:
+            raise HeadTooLarge(f"path and query have {size} bytes; at most {MAX_TARGET_BYTES} are accepted")
+        return await worker.ask(
+            Ask(
+                method="GET" if request.method == "HEAD" else request.method,
+                path=request.path,
+                query=request.query.decode("latin-1"),
+                body=body,
+                actor=f"user {caller.user_name}, key {caller.key_id}",
+            )
+        )
+    except BridgeError as error:
+        return _refusal_of(error)
+    except Exception:
+        log.exception("administration_failed", method=request.method, path=redact(request.path))
+        return refusal(500, "the gateway failed; its log says why")
+
+
+async def _send(reply: Reply, answer: Answer) -> None:
+    headers: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    headers.append((b"cache-control", b"no-store"))
+    if answer.status == 204:  # has no body, and says nothing of one
+        await reply.start(204, headers)
+        await reply.write(b"", more=False)
+    else:
+        await reply.whole(answer.status, answer.body, answer.content_type.encode(), headers)
+
+
+def _refusal_of(error: BridgeError) -> Answer:
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    return refusal(error.status, str(error), headers)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"the request's body is longer than {MAX_BODY_BYTES} bytes, which no change needs")

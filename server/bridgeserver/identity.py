@@ -118,18 +118,21 @@ class Keyring:
 
     async def follow(self) -> None:
         """Drop what was remembered of keys that change; runs until it is cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            try:
-                changed = await loop.run_in_executor(self._executor, self._read_changes)
-            except Exception as exc:  # whatever it is, following must go on
-                if self._unreadable_since is None:
-                    self._unreadable_since = self._clock()
-                    log.warning("keys_unreadable", reason=str(exc), known_keys_served_for_s=self._grace_s)
-            else:
-                self._unreadable_since = None
-                self._forget(changed)
             await asyncio.sleep(POLL_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look once what has changed."""
+        try:
+            changed = await asyncio.get_running_loop().run_in_executor(self._executor, self._read_changes)
+        except Exception as exc:  # whatever it is, following must go on
+            if self._unreadable_since is None:
+                self._unreadable_since = self._clock()
+                log.warning("keys_unreadable", reason=str(exc), known_keys_served_for_s=self._grace_s)
+        else:
+            self._unreadable_since = None
+            self._forget(changed)
 
     def _may_serve_known(self) -> bool:
         since = self._unreadable_since

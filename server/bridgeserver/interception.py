@@ -1,27 +1,26 @@
 """The life of one bridged request: record, send, relay, account, end."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from bridgecore import Connection
 from bridgeserver.account import Account
+from bridgeserver.bridge import RequestBridge
 from bridgeserver.clients import detect
 from bridgeserver.errors import BridgeError, ClientClosed, Ended
 from bridgeserver.guard import Guard
 from bridgeserver.headers import Pairs, for_client
-from bridgeserver.identity import Caller
+from bridgeserver.journal import Journal
+from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol
 from bridgeserver.providers import Credential, Provider
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, new_id, now_us
-from bridgeserver.relay import relay
+from bridgeserver.relay import Timeouts, relay
 from bridgeserver.reply import Reply
 from bridgeserver.request import Request
 from bridgeserver.upstream import Exchange
-
-if TYPE_CHECKING:
-    from bridgeserver.worker import Worker
 
 ID_HEADER = b"x-bridge-interception-id"
 
@@ -29,21 +28,29 @@ LAST_WORDS_S = 1.0
 """How long a client has to take the error event before its broken stream is aborted."""
 
 
+class Means(NamedTuple):
+    """What all interceptions of a worker share."""
+
+    journal: Journal
+    ownership: Ownership
+    timeouts: Timeouts
+
+
 class Interception:
     """One bridged request of one caller; `run` takes it from its record to its end."""
 
     def __init__(
         self,
-        worker: "Worker",
-        caller: Caller,
+        means: Means,
+        bridge: RequestBridge,
         provider: Provider,
         protocol: Protocol,
         request: Request,
         facts: Facts,
     ) -> None:
         self.id = new_id()
-        self._worker = worker
-        self._caller = caller
+        self._means = means
+        self._bridge = bridge
         self._provider = provider
         self._protocol = protocol
         self._request = request
@@ -67,14 +74,14 @@ class Interception:
         Raises the BridgeError that the client is to be told of, if nothing was sent to it yet. Otherwise a
         broken answer is left without its end, which aborts the connection.
         """
-        recorder = Recorder(self._worker.journal, self._record(credential))
+        recorder = Recorder(self._means.journal, self._record(credential))
         kept = recorder.begin(self._facts.prompt)
         self._asked_for_usage = asked_for_usage
-        exchange = self._worker.upstream(self._provider.origin).exchange()
+        exchange = self._bridge.generation.upstream(self._provider.origin).exchange()
         try:
             with guard, exchange:
                 await kept
-                guard.expect(self._worker.timeouts.upstream_s, self._worker.timeouts.upstream_error)
+                guard.expect(self._means.timeouts.upstream_s, self._means.timeouts.upstream_error)
                 connection = await exchange.send(head, body)
                 await self._relay(connection, recorder, reply, guard)
         except BridgeError as error:
@@ -106,14 +113,14 @@ class Interception:
             self._note(account, findings, recorder)
             return out
 
-        await relay(connection, headers, reply, guard, self._worker.timeouts, watch)
+        await relay(connection, headers, reply, guard, self._means.timeouts, watch)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
         for found in findings:
             recorder.finding(found, account.tap.response_id)
         if account.tap.object_ids is not self._claimed:
             self._claimed = account.tap.object_ids
-            self._worker.ownership.claim(self._provider.name, self._claimed, self._caller.user_id)
+            self._means.ownership.claim(self._provider.name, self._claimed, self._bridge.caller.user_id)
 
     def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
         account = self._account
@@ -157,8 +164,8 @@ class Interception:
         client, session_id = detect(headers.get, self._facts.session_hint)
         return InterceptionRecord(
             id=self.id,
-            user_id=self._caller.user_id,
-            key_id=self._caller.key_id,
+            user_id=self._bridge.caller.user_id,
+            key_id=self._bridge.caller.key_id,
             provider=self._provider.type,
             provider_name=self._provider.name,
             protocol=self._protocol.name,
@@ -170,7 +177,7 @@ class Interception:
             correlating_tool_call_id=self._facts.correlating_tool_call_id,
             credential_kind=credential.kind,
             credential_hint=credential.hint,
-            worker=self._worker.journal.worker,
+            worker=self._means.journal.worker,
             started_at=now_us(),
         )
 

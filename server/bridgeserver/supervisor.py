@@ -8,7 +8,7 @@ it stops taking connections the moment SIGTERM arrives, before any load balancer
     SIGINT   the same without the unready time, for a person at a terminal
              either one a second time: kill at once; the next start ends what was open
     SIGUSR2  start new workers one by one, and let the old ones finish
-    SIGHUP   nothing yet: the configuration is read at start
+    SIGHUP   read the configuration and the stored providers again
 """
 
 import fcntl
@@ -32,9 +32,13 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from bridgeserver import app
+from bridgeserver.admin import Admin
+from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import Command, ControlServer
 from bridgeserver.errors import BridgeError
+from bridgeserver.reload import Reloader, Source
+from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
 from bridgeserver.store import open_store
 from bridgeserver.worker import Place
@@ -51,8 +55,9 @@ HEAD_BUFFER_BYTES = 128 << 10
 class Supervisor:
     """One `bridgecore serve`."""
 
-    def __init__(self, config: Config, on_serving: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, on_serving: Callable[[str], None], source: Source | None = None) -> None:
         self._config = config
+        self._source = source or Source(lambda: config)
         self._on_serving = on_serving
         self._port = config.server.port
         self._stop_count = 0
@@ -68,16 +73,20 @@ class Supervisor:
         # A journal that is synced must not be dropped for a commit that a power cut can undo.
         store = open_store(config.store.url, is_durable=config.journal.sync != "none")
         try:
-            store.upgrade()
             self._shipper = Shipper(journal, store)
-            self._control = ControlServer(lambda: self._shipper.lag_s)
-            self._shipper.start()
+            self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
+            vault = open_vault(config.store, store.path)
+            self._reloader = Reloader(config, self._source, store, vault, self._control)
+            self._admin = Admin(store, vault, self._reloader, self._control.totals)
+            self._reloader.start()
+            self._shipper.start()
             place = Place(store.path, journal, self._control.path)
             try:
                 self._serve(place)
             finally:
                 self._ended.set()
+                self._reloader.stop()
                 if not self._shipper.stop(SHIP_AT_END_S):
                     log.warning("journal_left", folder=str(journal), action="the next start ships it")
                 self._control.close()
@@ -121,9 +130,12 @@ class Supervisor:
     def _start_up(self) -> None:
         signal.signal(signal.SIGTERM, partial(self._on_stop, self._config.server.unready_s))
         signal.signal(signal.SIGINT, partial(self._on_stop, 0.0))
-        signal.signal(signal.SIGHUP, _on_hangup)
+        signal.signal(signal.SIGHUP, lambda _signum, _frame: self._reloader.hint())
         signal.signal(signal.SIGUSR2, self._granian.signal_handler_reload)
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
+
+    def _answer(self, ask: Ask) -> Answer:
+        return self._admin.answer(ask)
 
     def _announce(self) -> None:
         """Say where the gateway is once it answers there."""
@@ -156,10 +168,6 @@ class Supervisor:
         if not self._ended.wait(self._config.server.drain_s):
             log.warning("drain_deadline", action="what still runs is cancelled and recorded")
             self._control.tell(Command("stop"))
-
-
-def _on_hangup(_signum: int, _frame: FrameType | None) -> None:
-    log.warning("not_reloaded", reason="this version reads its configuration at start; restart it to apply changes")
 
 
 def lock_journal(folder: Path) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Self
@@ -79,6 +80,29 @@ class Exchange:
         return connection
 
 
+class Upstreams:
+    """The connections to the origins of the generation in force; a new one keeps those that it has in common."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._current: dict[Origin, Upstream] = {}
+
+    def reach(self, origins: Iterable[Origin]) -> Mapping[Origin, "Upstream"]:
+        """Return connections to these origins; those to others are closed as soon as they are idle."""
+        before = self._current
+        self._current = {
+            origin: before.pop(origin) if origin in before else Upstream(origin, self._limits)
+            for origin in set(origins)
+        }
+        for upstream in before.values():
+            upstream.close()
+        return self._current
+
+    def close(self) -> None:
+        """Close all connections as soon as they are idle."""
+        self.reach(())
+
+
 class Upstream:
     """The connections to one origin.
 
@@ -94,6 +118,7 @@ class Upstream:
         self._idle: deque[tuple[Connection, float]] = deque()
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._is_closed = False
         self._expiry: asyncio.TimerHandle | None = None
 
     def exchange(self) -> Exchange:
@@ -105,13 +130,17 @@ class Upstream:
         if not connection.is_reusable:
             connection.abort()
             return
+        if self._is_closed and not self._waiters:
+            connection.close()
+            return
         self._idle.append((connection, self._loop.time()))
         self._wake_one()
         if self._expiry is None:
             self._expiry = self._loop.call_later(IDLE_S, self._expire)
 
     def close(self) -> None:
-        """Close the idle connections; those in use close when they are given back by their requests."""
+        """Close the idle connections; those in use, and later ones, close when their requests give them back."""
+        self._is_closed = True
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

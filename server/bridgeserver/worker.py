@@ -1,6 +1,7 @@
 """What one worker process holds: its journal, its connections, its view of the store, and what runs in it."""
 
 import asyncio
+import os
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -8,19 +9,29 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
+import structlog
 
+from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
-from bridgeserver.control import Command, ControlClient
-from bridgeserver.errors import GatewayStopped, NotRecordable, Overloaded
+from bridgeserver.control import Command, ControlClient, Lag, Report, Snapshot
+from bridgeserver.errors import BridgeError, GatewayStopped, NotRecordable, Overloaded
+from bridgeserver.generation import Generation
 from bridgeserver.guard import Guard
 from bridgeserver.identity import Keyring
+from bridgeserver.interception import Means
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Admission, Budget
 from bridgeserver.ownership import Ownership
+from bridgeserver.pool import BridgePool
 from bridgeserver.providers import build
 from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
-from bridgeserver.upstream import Limits, Origin, Upstream
+from bridgeserver.upstream import Limits, Upstreams
+
+log = structlog.get_logger("bridgecore")
+
+SWEEP_S = 1.0
+"""How often bridges whose time is over are looked for."""
 
 
 def _ignore() -> None:
@@ -42,7 +53,6 @@ class Worker:
         server = config.server
         self.config = config
         self.loop = asyncio.get_running_loop()
-        self.providers = build(config.providers)
         self.timeouts = Timeouts(upstream_s=server.upstream_idle_timeout_s, client_s=server.client_stall_s)
         self.tick_s = min(server.body_timeout_s, server.client_stall_s, server.upstream_idle_timeout_s) / 10
         self.trusted_proxies = [ip_network(network, strict=False) for network in server.trusted_proxies]
@@ -53,12 +63,14 @@ class Worker:
         self._is_stopped = False
         self._lag_s = 0.0
         self._guards: set[Guard] = set()
-        self._upstreams: dict[Origin, Upstream] = {}
-        self._limits = Limits(
-            connections=server.upstream_pool,
-            wait_s=server.upstream_pool_wait_s,
-            connect_timeout_s=server.upstream_connect_timeout_s,
+        self._upstreams = Upstreams(
+            Limits(
+                connections=server.upstream_pool,
+                wait_s=server.upstream_pool_wait_s,
+                connect_timeout_s=server.upstream_connect_timeout_s,
+            )
         )
+        self.pool = BridgePool(Generation(0, {}), max_bridges=config.pool.max_bridges, ttl_s=config.pool.ttl_s)
         # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
@@ -66,7 +78,10 @@ class Worker:
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
-        self._control = ControlClient(place.control, self.counters, self._obey)
+        self.means = Means(self.journal, self.ownership, self.timeouts)
+        self._control = ControlClient(
+            place.control, self._report, {Command: self._obey, Lag: self._note_lag, Snapshot: self._publish}
+        )
         self._followers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -74,43 +89,59 @@ class Worker:
         # How a worker ends is the parent's business, also when somebody signals every process there is.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             self.loop.add_signal_handler(number, _ignore)
+        await self.keyring.refresh()
         await self._control.start()
-        self._followers = [asyncio.create_task(self.keyring.follow())]
+        self._followers = [asyncio.create_task(self.keyring.follow()), asyncio.create_task(self._sweep())]
 
     async def close(self) -> None:
         """Let go of everything; all requests have ended."""
         for task in self._followers:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
-        for upstream in self._upstreams.values():
-            upstream.close()
+        await self.pool.close(0.0)
+        self._upstreams.close()
         self.journal.close()
         await self._control.close()
         self._executor.shutdown()
         self._reader.close()
 
     @property
+    def generation(self) -> Generation:
+        """The one in force."""
+        return self.pool.generation
+
+    @property
+    def unready_reason(self) -> str:
+        """Why new requests should not be sent here, or nothing."""
+        if self.is_draining:
+            return "the gateway is shutting down"
+        if self.generation.number == 0:
+            return "the gateway is starting: it has not read its store yet"
+        if not self.keyring.is_readable:
+            return "the store cannot be read"
+        if self._is_behind:
+            return f"records have not reached the store for {self._lag_s:.0f} s"
+        return ""
+
+    @property
     def is_ready(self) -> bool:
         """Whether new requests should be sent here."""
-        return not self.is_draining and self.keyring.is_readable and not self._is_behind
+        return not self.unready_reason
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Have the parent answer an administrative request."""
+        return await self._control.ask(ask)
 
     def admit(self) -> None:
         """Count a request in, or raise why it cannot be taken."""
-        if self.is_draining:
-            raise Overloaded("the gateway is shutting down")
+        if self.is_draining or self.generation.number == 0:
+            raise Overloaded(self.unready_reason)
         self.admission.enter()
 
     def check_recordable(self) -> None:
         """Raise NotRecordable while records do not reach the store and the configuration asks to refuse then."""
         if self._is_behind:
             raise NotRecordable(f"records have not reached the store for {self._lag_s:.0f} s")
-
-    def upstream(self, origin: Origin) -> Upstream:
-        """Return the connections to *origin*."""
-        upstream = self._upstreams.get(origin)
-        if upstream is None:
-            upstream = self._upstreams[origin] = Upstream(origin, self._limits)
-        return upstream
 
     def guard(self, task: asyncio.Task[object]) -> Guard:
         """Return a guard for the request that *task* serves; `release` takes it back. Raises GatewayStopped."""
@@ -130,10 +161,44 @@ class Worker:
         journal = self.config.journal
         return journal.on_store_failure == "reject" and self._lag_s > journal.max_lag_s
 
-    def _obey(self, command: Command) -> None:
-        if command.do == "lag":
-            self._lag_s = command.lag_s
+    def _note_lag(self, lag: Lag) -> None:
+        self._lag_s = lag.lag_s
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        """Serve another generation from now on; what cannot be built leaves the one in force as it is."""
+        try:
+            providers = build(snapshot.providers)
+        except BridgeError:
+            log.exception("generation_refused", number=snapshot.number)
             return
+        upstreams = self._upstreams.reach(provider.origin for provider in providers.values())
+        self.pool.publish(Generation(snapshot.number, providers, upstreams))
+        self._control.report()
+
+    def _report(self) -> Report:
+        stats = self.pool.stats()
+        counters = dict(self.counters) | {
+            "pool_hits": stats.hits,
+            "pool_misses": stats.misses,
+            "pool_added": stats.added,
+            "pool_builds": stats.builds,
+            "pool_build_failures": stats.build_failures,
+            "pool_build_us": int(stats.build_s * 1e6),
+            "pool_joined": stats.joined,
+            "pool_uncached": stats.uncached,
+            "pool_shut_down": stats.shut_down,
+            "pool_forced": stats.forced,
+        }
+        counters |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
+        gauges = {"pool_live": stats.live, "pool_leased": stats.leased, "pool_retired": stats.retired}
+        return Report(os.getpid(), self.generation.number, self.unready_reason, counters, gauges)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.pool.sweep()
+
+    def _obey(self, command: Command) -> None:
         self.is_draining = True
         if command.do == "stop":
             self._is_stopped = True

@@ -1,7 +1,17 @@
 """The configuration: one frozen tree, read once from the file, the environment and the flags."""
 
-from bridgeserver.config.loader import load
+from bridgeserver.config.loader import DEFAULT_FILE, load
 from bridgeserver.config.rendering import render
-from bridgeserver.config.schema import Config, JournalConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import Config, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
 
-__all__ = ["Config", "JournalConfig", "ProviderConfig", "ServerConfig", "StoreConfig", "load", "render"]
+__all__ = [
+    "DEFAULT_FILE",
+    "Config",
+    "JournalConfig",
+    "PoolConfig",
+    "ProviderConfig",
+    "ServerConfig",
+    "StoreConfig",
+    "load",
+    "render",
+]

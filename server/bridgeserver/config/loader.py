@@ -11,7 +11,7 @@ from pathlib import Path
 from bridgeserver.config import checks
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import Values, Wrong, derive, provider_mistakes, values_of
-from bridgeserver.config.schema import Config, JournalConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import Config, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
 from bridgeserver.config.sources import Sources, Table
 from bridgeserver.errors import ConfigError
 
@@ -54,6 +54,7 @@ class _Loader:
         sections = self._sources.sections
         store = values_of(sections["store"], StoreConfig, self._converter)
         journal = values_of(sections["journal"], JournalConfig, self._converter)
+        pool = values_of(sections["pool"], PoolConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -66,6 +67,7 @@ class _Loader:
             server=ServerConfig(**server),
             store=StoreConfig(**store),
             journal=JournalConfig(**journal),
+            pool=PoolConfig(**pool),
             providers=tuple(ProviderConfig(**values) for values in providers),
         )
 

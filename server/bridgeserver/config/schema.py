@@ -144,6 +144,13 @@ class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     encryption_key: SealingKeys = ()
 
 
+class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bridges that are kept ready, one for each caller and gateway key."""
+
+    max_bridges: Count = 5000
+    ttl_s: Seconds = 900.0
+
+
 class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where records wait for the store, and what happens when it does not take them."""
 
@@ -184,4 +191,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig
     store: StoreConfig
     journal: JournalConfig
+    pool: PoolConfig
     providers: tuple[ProviderConfig, ...]

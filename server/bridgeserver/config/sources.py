@@ -10,9 +10,14 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from bridgeserver.config.schema import JournalConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
 
-SECTIONS: dict[str, type[msgspec.Struct]] = {"server": ServerConfig, "store": StoreConfig, "journal": JournalConfig}
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerConfig,
+    "store": StoreConfig,
+    "journal": JournalConfig,
+    "pool": PoolConfig,
+}
 
 PREFIX = "BRIDGECORE_"
 PROVIDERS_PREFIX = f"{PREFIX}PROVIDERS__"

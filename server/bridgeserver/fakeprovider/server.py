@@ -68,6 +68,11 @@ class FakeProvider:
         return f"{scheme}://{host}:{self.port}"
 
     @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    @property
     def requests(self) -> list[Received]:
         """The requests so far, in the order in which their bodies were complete."""
         with self._arrival:

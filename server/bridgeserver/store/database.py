@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from bridgeserver.errors import StoreError
+from bridgeserver.errors import StoreError, StoreUnavailable
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
 from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades
@@ -210,7 +210,8 @@ class Store:
         except SQLAlchemyError as exc:
             # Only the driver's own words: SQLAlchemy's text goes on with the statement.
             reason = exc.orig if isinstance(exc, DBAPIError) else exc
-            raise StoreError(
+            kind = StoreUnavailable if isinstance(exc, OperationalError) else StoreError
+            raise kind(
                 f"the database {self.path} failed ({reason}): "
                 "check that its folder is writable, that the disk has room, and that it was upgraded",
             ) from exc

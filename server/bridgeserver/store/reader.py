@@ -31,18 +31,12 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._translating():
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+        self._connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
         """Let go of the database."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def find_key(self, key_id: str) -> KeyRow | None:
         """Return the key with that id."""
@@ -81,7 +75,18 @@ class Reader:
     def _all(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         # All rows at once: a statement left half read would keep its snapshot, and the log from shrinking.
         with self._translating():
+            if self._connection is None:  # it may be there later than this process
+                self._connection = self._connect()
             return self._connection.execute(sql, parameters).fetchall()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
 
     @contextmanager
     def _translating(self) -> Generator[None]:

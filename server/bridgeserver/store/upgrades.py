@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from bridgeserver.errors import StoreError
+from bridgeserver.errors import StoreError, StoreUnavailable
 from bridgeserver.store.migrations import HEAD
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -22,7 +22,8 @@ def is_current(path: Path) -> bool:
             table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
             revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if table else []
     except sqlite3.Error as exc:
-        raise StoreError(f"the database {path} cannot be read: {exc}") from exc
+        kind = StoreUnavailable if isinstance(exc, sqlite3.OperationalError) else StoreError
+        raise kind(f"the database {path} cannot be read: {exc}") from exc
     return revisions == [(HEAD,)]
 
 

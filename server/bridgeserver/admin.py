@@ -1,0 +1,143 @@
+"""The parent's answers to administrators: providers, the detail of readiness, and the metrics.
+
+A worker has checked who asks. Everything here is synchronous and runs in a thread of the parent; what it keeps
+between two requests is in the store and in the reloader.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from bridgeserver import metrics
+from bridgeserver.asks import Answer, Ask, Refused, refusal
+from bridgeserver.catalog import Catalog, ProviderStore, State
+from bridgeserver.errors import BridgeError
+from bridgeserver.sealing import Vault
+from bridgeserver.store.instants import iso
+from bridgeserver.tokens import redact
+
+log = structlog.get_logger("bridgecore")
+
+PROVIDERS = "/-/api/v1/providers"
+APPLY_S = 1.0
+"""How long an answer waits until every worker follows the change."""
+
+APPLIED = "x-bridge-applied"
+"""`true` where every worker follows the change that was asked for, `false` where some are still about to."""
+
+
+# Nothing in a path is decoded: no id and no name needs an escape, so one that has one is none of ours.
+ID = r"([A-Za-z0-9-]{1,128})"
+
+
+class Route(NamedTuple):
+    """What can be done at one path."""
+
+    path: str
+    methods: Mapping[str, Callable[..., Answer]]
+
+
+class Admin:
+    """Answers whatever a worker forwards; any thread may call it."""
+
+    def __init__(
+        self, store: ProviderStore, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._catalog = Catalog(store, vault, state)
+        self._state = state
+        self._counters = counters
+        self._routes = (
+            Route("/-/readyz", {"GET": self._readiness}),
+            Route("/-/metrics", {"GET": self._metrics}),
+            Route(PROVIDERS, {"GET": self._list, "POST": self._create}),
+            Route(f"{PROVIDERS}/{ID}", {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}),
+            Route(f"{PROVIDERS}/{ID}/reset", {"POST": self._reset}),
+        )
+
+    def answer(self, ask: Ask) -> Answer:
+        """Return the answer, whatever happens; never raises."""
+        try:
+            return self._route(ask)
+        except Refused as refused:
+            return refused.answer
+        except BridgeError as error:
+            after = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+            return refusal(error.status, str(error), after)
+        except Exception:
+            log.exception("administration_failed", method=ask.method, path=redact(ask.path))
+            return refusal(500, "the gateway failed; its log says why")
+
+    def _route(self, ask: Ask) -> Answer:
+        for route in self._routes:
+            if match := re.fullmatch(route.path, ask.path):
+                handler = route.methods.get(ask.method)
+                if handler is None:
+                    allowed = ", ".join(route.methods).replace("GET", "GET, HEAD")
+                    raise Refused(405, f"method not allowed: {ask.method}; use {allowed}", {"allow": allowed})
+                return handler(ask, *match.groups())
+        raise Refused(404, f"route not supported: {ask.method} {redact(ask.path)}")
+
+    def _readiness(self, _ask: Ask) -> Answer:
+        status = self._state.status()
+        detail = {
+            "ready": status.is_ready,
+            "generation": status.number,
+            "published": _instant(status.published_at),
+            "last_reload": _instant(status.last_reload_at),
+            "last_success": _instant(status.last_success_at),
+            "last_error": status.last_error,
+            "restart_needed": status.restart_needed,
+            "store_error": status.store_error,
+            "providers": status.providers,
+            "workers": status.workers,
+        }
+        return _json(200 if status.is_ready else 503, detail)
+
+    def _metrics(self, _ask: Ask) -> Answer:
+        return Answer(200, metrics.render(self._state.status(), self._counters()), metrics.CONTENT_TYPE)
+
+    def _list(self, _ask: Ask) -> Answer:
+        return _json(200, {"providers": self._catalog.views()})
+
+    def _create(self, ask: Ask) -> Answer:
+        name = self._catalog.create(ask.body, ask.actor)
+        headers = self._apply() | {"location": f"{PROVIDERS}/{name}"}
+        return _json(201, self._catalog.view(name), headers)
+
+    def _get(self, _ask: Ask, id_or_name: str) -> Answer:
+        return _json(200, self._catalog.view(id_or_name))
+
+    def _change(self, ask: Ask, id_or_name: str) -> Answer:
+        name = self._catalog.change(id_or_name, ask.body, ask.actor)
+        headers = self._apply()
+        return _json(200, self._catalog.view(name), headers)
+
+    def _delete(self, ask: Ask, id_or_name: str) -> Answer:
+        self._catalog.delete(id_or_name, ask.actor)
+        return Answer(204, b"", headers=self._apply())
+
+    def _reset(self, ask: Ask, name: str) -> Answer:
+        self._catalog.reset(name, ask.actor)
+        headers = self._apply()
+        view = self._catalog.find(name)  # an override may outlive the file's provider
+        return Answer(204, b"", headers=headers) if view is None else _json(200, view, headers)
+
+    def _apply(self) -> dict[str, str]:
+        """Wait until the change is in force. It is stored whatever happens here, so nothing here can fail it."""
+        try:
+            is_applied = self._state.apply(APPLY_S)
+        except Exception:
+            log.exception("change_not_applied", action="it is stored; the next reload tries again")
+            is_applied = False
+        return {APPLIED: "true" if is_applied else "false"}
+
+
+def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Answer:
+    return Answer(status, msgspec.json.encode(value), headers=headers or {})
+
+
+def _instant(at: float | None) -> str | None:
+    return None if at is None else iso(round(at * 1_000_000))

@@ -1,0 +1,51 @@
+"""What one caller reaches in one generation."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from bridgeserver.generation import Generation
+from bridgeserver.identity import Caller
+
+
+class Toolbox(Protocol):
+    """The MCP sessions of one caller."""
+
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether a configured server could not be reached."""
+        ...
+
+    async def close(self) -> None:
+        """End the sessions."""
+        ...
+
+
+Connect = Callable[[Caller, Generation], Awaitable[Toolbox]]
+
+
+class RequestBridge:
+    """Ready to serve one caller: whatever is the same for all of the caller's requests is made once, with it."""
+
+    def __init__(
+        self, caller: Caller, generation: Generation, tools: Toolbox | None = None, *, is_degraded: bool = False
+    ) -> None:
+        self.caller = caller
+        self.generation = generation
+        self.tools = tools
+        self.is_degraded = is_degraded or (tools is not None and tools.is_degraded)
+
+    @property
+    def cost(self) -> int:
+        """What it takes of the pool: one, and one for each session."""
+        return 1 if self.tools is None else 1 + self.tools.sessions
+
+    async def close(self) -> None:
+        """End its sessions; a second time does nothing."""
+        tools, self.tools = self.tools, None
+        if tools is not None:
+            await tools.close()

@@ -1,0 +1,278 @@
+"""Where a generation comes from: the configuration file and the store, read together, validated, then published.
+
+Whatever says that something changed (the file's look, a revision in the store, SIGHUP, the admin API) is only a hint:
+everything is read again, and what is wrong with it leaves the generation in force as it is. One thread does this, so
+of two reloads at once the later one reads last.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from bridgeserver.config import Config, ProviderConfig
+from bridgeserver.control import ControlServer, Snapshot
+from bridgeserver.errors import BridgeError, ConfigError, StoreError, StoreUnavailable
+from bridgeserver.merging import Merged, merge
+from bridgeserver.providers import build
+from bridgeserver.sealing import Vault
+from bridgeserver.status import ProviderStatus, ReloadStatus, WorkerStatus
+from bridgeserver.store import Store
+from bridgeserver.store.stored import LoadedProviders
+
+log = structlog.get_logger("bridgecore")
+
+POLL_S = 0.25
+FIRST_RETRY_S = 0.05
+RETRY_LIMIT_S = 10.0
+
+Look = tuple[int, int, int]
+
+
+class Source(NamedTuple):
+    """How the configuration is read again, and the file that it is in."""
+
+    load: Callable[[], Config]
+    path: Path | None = None
+
+    def look(self) -> Look | None:
+        """Return what differs after a change of the file; None while there is none."""
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Reloader:
+    """Follows the sources of a generation for as long as the parent runs."""
+
+    def __init__(self, config: Config, source: Source, store: Store, vault: Vault, control: ControlServer) -> None:
+        self._config = config
+        self._source = source
+        self._store = store
+        self._vault = vault
+        self._control = control
+        self._look = source.look()
+        self._has_file = self._look is not None
+        self._revision = -1
+        self._snapshot = Snapshot(0, ())
+        self._statuses: tuple[ProviderStatus, ...] = ()
+        self._file_providers = config.providers
+        self._restart_needed: tuple[str, ...] = ()
+        self._published_at: float | None = None
+        self._last_reload_at: float | None = None
+        self._last_success_at: float | None = None
+        self._last_error: str | None = None
+        self._store_error: str | None = None
+        self._retry_s = FIRST_RETRY_S
+        self._is_hinted = False
+        self._is_upgraded = False
+        self._asked = 0
+        self._done = 0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+
+    def start(self) -> None:
+        """Make the first generation if the store can be read, and follow the sources from then on.
+
+        Raises BridgeError if the store can be read and is not one that this version can use.
+        """
+        self._control.publish(self._snapshot)
+        try:
+            self._store.upgrade()
+            self._is_upgraded = True
+        except StoreUnavailable as exc:
+            self._note_store_error(exc)
+        else:
+            self._reload(self._config)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def hint(self) -> None:
+        """Have everything read again soon. Safe in a signal handler: takes no lock."""
+        self._is_hinted = True
+
+    def apply(self, timeout_s: float) -> bool:
+        """Read everything again now; return whether every worker followed within *timeout_s*."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._asked += 1
+            asked = self._asked
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._done >= asked or self._stopping, timeout_s):
+                return False
+        return self._control.wait_for(self._snapshot.number, max(0.0, deadline - time.monotonic()))
+
+    @property
+    def file_names(self) -> frozenset[str]:
+        """The names of the providers of the configuration, without the store's."""
+        return frozenset(provider.name for provider in self._file_providers)
+
+    def status(self) -> ReloadStatus:
+        """Return what is in force, and how the last attempts to replace it went."""
+        return ReloadStatus(
+            number=self._snapshot.number,
+            published_at=self._published_at,
+            last_reload_at=self._last_reload_at,
+            last_success_at=self._last_success_at,
+            last_error=self._last_error,
+            restart_needed=self._restart_needed,
+            store_error=self._store_error,
+            providers=self._statuses,
+            workers=tuple(
+                WorkerStatus(report.pid, report.generation, not report.reason, report.reason)
+                for report in self._control.workers()
+            ),
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                pause_s = POLL_S if self._store_error is None else self._retry_s
+                self._changed.wait_for(lambda: self._stopping or self._asked > self._done, pause_s)
+                if self._stopping:
+                    return
+                asked = self._asked
+            try:
+                if asked > self._done or self._is_due():
+                    self._reload(None)
+            except Exception as exc:  # whatever it is, following must go on
+                log.exception("reload_failed")
+                self._last_error = f"{type(exc).__name__}: {exc}"
+            with self._changed:
+                self._done = asked
+                self._changed.notify_all()
+
+    def _is_due(self) -> bool:
+        """Whether anything hints at a change, or the store may be back."""
+        if self._is_hinted or self._store_error is not None or self._source.look() != self._look:
+            return True
+        try:
+            return self._store.config_revision() != self._revision
+        except StoreError as exc:
+            self._note_store_error(exc)
+            return False
+
+    def _reload(self, config: Config | None) -> None:
+        """Read, validate and publish; *config* is what was read already."""
+        self._is_hinted = False
+        self._look = self._source.look()  # before it is read: a change that comes meanwhile is seen again
+        self._last_reload_at = time.time()
+        try:
+            config = config or self._read()
+            loaded = self._read_store()
+        except StoreError as exc:
+            self._note_store_error(exc)
+        except BridgeError as exc:
+            self._fail(str(exc))
+        else:
+            self._note_sections(config)
+            self._file_providers = config.providers
+            self._publish(merge(config.providers, loaded), loaded)
+            self._last_error = None
+            self._last_success_at = time.time()
+
+    def _read(self) -> Config:
+        """Read the configuration again; a file that was there must not be gone or empty."""
+        path = self._source.path
+        if path is not None and self._has_file:
+            if self._look is None:
+                raise ConfigError([f"{path}: found no such file, expected the configuration that was there at start"])
+            if self._look[1] == 0:
+                raise ConfigError([f"{path}: found an empty file, expected the configuration"])
+        config = self._source.load()
+        self._has_file = self._look is not None
+        return config
+
+    def _read_store(self) -> LoadedProviders:
+        if not self._is_upgraded:
+            self._store.upgrade()
+            self._is_upgraded = True
+        loaded = self._store.load_providers(self._vault)
+        self._revision = loaded.revision
+        if self._store_error is not None:
+            log.info("store_readable")
+        self._store_error = None
+        self._retry_s = FIRST_RETRY_S
+        return loaded
+
+    def _publish(self, merged: Merged, loaded: LoadedProviders) -> None:
+        """Send the good providers to the workers, unless they have them."""
+        good, statuses = judge(merged, loaded)
+        for status in statuses:
+            if status.status == "error":
+                log.error("provider_excluded", provider=status.name, reason=status.reason)
+        self._statuses = statuses
+        if self._snapshot.number == 0 or self._snapshot.providers != good:
+            self._snapshot = Snapshot(self._snapshot.number + 1, good)
+            self._published_at = time.time()
+            self._control.publish(self._snapshot)
+        log.info("reloaded", generation=self._snapshot.number, providers=[provider.name for provider in good])
+
+    def _note_sections(self, config: Config) -> None:
+        """Say which sections changed that a reload cannot put in force."""
+        changed = tuple(
+            name
+            for name in ("server", "store", "journal", "pool")
+            if getattr(config, name) != getattr(self._config, name)
+        )
+        if changed != self._restart_needed and changed:
+            log.warning("restart_needed", sections=changed)
+        self._restart_needed = changed
+
+    def _note_store_error(self, error: StoreError) -> None:
+        if self._store_error is None:
+            log.warning("store_unreadable", reason=str(error), effect="the generation in force goes on")
+        self._store_error = str(error)
+        self._retry_s = min(self._retry_s * 2, RETRY_LIMIT_S)
+
+    def _fail(self, reason: str) -> None:
+        log.error("reload_failed", reason=reason, effect="the generation in force goes on")
+        self._last_error = reason
+
+
+def judge(merged: Merged, loaded: LoadedProviders) -> tuple[tuple[ProviderConfig, ...], tuple[ProviderStatus, ...]]:
+    """Return the providers that can be served, and the status of all by their name."""
+    stored = {provider.name for provider in loaded.providers}
+    good: list[ProviderConfig] = []
+    statuses = [
+        ProviderStatus(error.name, error.type, "error", error.reason, "store", "", 0) for error in merged.errors
+    ]
+    for provider in merged.providers:
+        error = _error_of(provider)
+        if error is None:
+            good.append(provider)
+        is_stored = provider.name in stored
+        statuses.append(
+            ProviderStatus(
+                name=provider.name,
+                type=provider.type,
+                status="error" if error else "enabled" if provider.enabled else "disabled",
+                reason=error or ("overridden" if provider.name in loaded.overrides and not is_stored else ""),
+                source="store" if is_stored else "file",
+                base_url=provider.base_url,
+                key_count=len(provider.keys),
+            )
+        )
+    return tuple(good), tuple(sorted(statuses, key=lambda status: status.name))
+
+
+def _error_of(provider: ProviderConfig) -> str | None:
+    try:
+        build((provider,))
+    except BridgeError as exc:
+        return str(exc)
+    return None

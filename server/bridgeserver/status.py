@@ -1,0 +1,51 @@
+"""What the gateway says about itself: its configuration in force, its providers and its workers."""
+
+from typing import Literal
+
+import msgspec
+
+
+class ProviderStatus(msgspec.Struct, frozen=True):
+    """One provider of the generation in force, or one that could not be built."""
+
+    name: str
+    type: str
+    status: Literal["enabled", "disabled", "error"]
+    reason: str
+    """Why it is not enabled; empty where it is, or where nothing is to be said."""
+    source: Literal["file", "store"]
+    base_url: str
+    key_count: int
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker process."""
+
+    pid: int
+    generation: int
+    """The number of the generation that its new requests get; 0 as long as it has none."""
+    ready: bool
+    reason: str
+    """Why it is not ready; empty where it is."""
+
+
+class ReloadStatus(msgspec.Struct, frozen=True):
+    """The generation in force and the last attempts to replace it; times are Unix seconds, None for never."""
+
+    number: int
+    published_at: float | None
+    last_reload_at: float | None
+    last_success_at: float | None
+    last_error: str | None
+    """Why the last attempt failed; None if it did not."""
+    restart_needed: tuple[str, ...]
+    """Sections of the configuration, like `server`, whose change waits for a restart."""
+    store_error: str | None
+    """Why the store cannot be read; None while it can."""
+    providers: tuple[ProviderStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether any worker may be sent a request: there is one, and all of them are ready."""
+        return bool(self.workers) and all(worker.ready for worker in self.workers)
