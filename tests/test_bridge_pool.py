@@ -284,6 +284,74 @@ async def test_a_request_of_an_older_generation_has_a_bridge_of_it() -> None:
         assert lab.boxes[0].closed == 1
 
 
+@scenario
+async def test_a_dropped_bridge_ends_when_it_is_given_back() -> None:
+    """Those of other callers stay."""
+    async with opened() as lab:
+        await lab.use(B1)
+        async with lab.pool.lease(A1):
+            lab.pool.drop(A1)
+            await settle()
+            assert [box.closed for box in lab.boxes] == [0, 0]
+        await settle()
+        assert [box.closed for box in lab.boxes] == [0, 1]
+        assert lab.pool.stats().live == 1
+
+
+class Span:
+    """A span that writes down what it is told."""
+
+    def __init__(self, name: str) -> None:
+        self.told: list[Any] = [name]
+
+    def is_recording(self) -> bool:
+        """Be one that somebody reads."""
+        return True
+
+    def set_attributes(self, attributes: dict[str, str]) -> None:
+        """Take attributes."""
+        self.told.append(attributes)
+
+    def add_event(self, name: str) -> None:
+        """Take an event."""
+        self.told.append(name)
+
+    def record_exception(self, error: Exception) -> None:
+        """Take an error."""
+        self.told.append(str(error))
+
+    def end(self) -> None:
+        """End."""
+        self.told.append("end")
+
+
+def test_a_look_up_is_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says whose, and whether there was a bridge."""
+    spans: list[Span] = []
+
+    class Tracer:
+        """Makes them."""
+
+        def start_span(self, name: str) -> Span:
+            """Make one."""
+            spans.append(Span(name))
+            return spans[-1]
+
+    monkeypatch.setattr(pools, "tracer", Tracer())
+
+    async def run() -> None:
+        async with opened() as lab:
+            await lab.use()
+            await lab.use()
+
+    asyncio.run(run())
+    whose = {"user_id": "a", "key_id": "1"}
+    assert [span.told for span in spans] == [
+        ["BridgePool.acquire", whose, "cache_miss", "end"],
+        ["BridgePool.acquire", whose, "cache_hit", "end"],
+    ]
+
+
 def test_p15_a_generation_keeps_a_copy() -> None:
     """Whoever made it may change what it was made of."""
     providers = build((ProviderConfig(name="x", type="openai", base_url="http://x/v1", auth="none"),))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridgeserver.errors import StoreError, TooManyRequests, Unauthorized
-from bridgeserver.identity import POLL_S, Keyring
+from bridgeserver.identity import POLL_S, Caller, Keyring
 from bridgeserver.limits import FAILURES_PER_S
 from bridgeserver.store import Store, open_store
 from bridgeserver.store.reader import KeyRow, Reader
@@ -32,6 +32,7 @@ class CountingReader(Reader):
         super().__init__(path)
         self.lookups = 0
         self.fails = False
+        self.forgotten: list[Caller] = []
 
     def find_key(self, key_id: str) -> KeyRow | None:
         self.lookups += 1
@@ -62,7 +63,8 @@ def run(store: Store, scenario: Scenario, *, grace_s: float = 60) -> None:
     async def body() -> None:
         clock, reader = Clock(), CountingReader(store.path)
         with ThreadPoolExecutor(1) as executor:
-            await scenario(Keyring(reader, executor, grace_s, clock), reader, clock)
+            keyring = Keyring(reader, executor, grace_s, clock, on_forget=reader.forgotten.append)
+            await scenario(keyring, reader, clock)
         reader.close()
 
     asyncio.run(body())
@@ -119,6 +121,7 @@ def test_a_change_is_followed(store: Store, change: str) -> None:
         lookups = reader.lookups
         await keyring.authenticate(other, "a")
         assert reader.lookups == lookups
+        assert [caller.user_name for caller in reader.forgotten] == ["ann"]
         follower.cancel()
 
     run(store, scenario)

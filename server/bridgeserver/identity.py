@@ -79,16 +79,23 @@ class Keyring:
     """Looks tokens up in the store, and remembers the answers until their key changes.
 
     What is kept is a keyed hash of the token, never the token. Simultaneous look-ups of one token are one.
-    While the store cannot be read, remembered keys are served for *grace_s* seconds, others not at all.
+    While the store cannot be read, remembered keys are served for *grace_s* seconds, others not at all. *on_forget* is
+    told of every owner whose key changed.
     """
 
     def __init__(
-        self, reader: Reader, executor: Executor, grace_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        reader: Reader,
+        executor: Executor,
+        grace_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_forget: Callable[[Caller], object] | None = None,
     ) -> None:
         self._reader = reader
         self._executor = executor
         self._grace_s = grace_s
         self._clock = clock
+        self._on_forget = on_forget
         self._hash_key = os.urandom(32)
         self._callers: Cache[bytes, Caller] = Cache(CALLERS_KEPT)
         self._look_ups = FlightGroup()
@@ -119,8 +126,8 @@ class Keyring:
     async def follow(self) -> None:
         """Drop what was remembered of keys that change; runs until it is cancelled."""
         while True:
-            await asyncio.sleep(POLL_S)
             await self.refresh()
+            await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
         """Look once what has changed."""
@@ -168,3 +175,5 @@ class Keyring:
             for digest, caller in self._callers.items():
                 if caller.key_id in key_ids:
                     self._callers.delete(digest)
+                    if self._on_forget is not None:
+                        self._on_forget(caller)

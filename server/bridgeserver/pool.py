@@ -125,6 +125,11 @@ class BridgePool:
             self.generation = generation
             self._cache_generation = self._cache.clear()
 
+    def drop(self, caller: Caller) -> None:
+        """Let the caller's bridge go: what it was made for has changed. It ends as soon as it is not leased."""
+        if self._closing is None:
+            self._cache.delete2(caller.user_id, caller.key_id)
+
     def sweep(self) -> None:
         """Let bridges go whose time is over and for which nobody asks."""
         if self._closing is None:

@@ -74,7 +74,7 @@ class Worker:
         # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
-        self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s)
+        self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s, on_forget=self.pool.drop)
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
