@@ -256,7 +256,10 @@ class ControlClient:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                self._hear(line)
+                try:
+                    self._hear(line)
+                except Exception:  # whatever it is, the worker must go on listening
+                    log.exception("message_refused")
         except (ConnectionError, ValueError):
             pass  # as good as an end of file
         os._exit(PARENT_GONE_EXIT_CODE)

@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -67,34 +68,32 @@ class Supervisor:
         """Serve until a signal ends it; raises BridgeError if it cannot begin."""
         config = self._config
         journal = config.journal.path
-        lock = lock_journal(journal)
-        reservation = reserve_port(config.server.host, config.server.port)
-        self._port = reservation.getsockname()[1]
-        # A journal that is synced must not be dropped for a commit that a power cut can undo.
-        store = open_store(config.store.url, is_durable=config.journal.sync != "none")
-        try:
+        with ExitStack() as cleanup:
+            cleanup.callback(os.close, lock_journal(journal))
+            reservation = cleanup.enter_context(reserve_port(config.server.host, config.server.port))
+            self._port = reservation.getsockname()[1]
+            # A journal that is synced must not be dropped for a commit that a power cut can undo.
+            store = open_store(config.store.url, is_durable=config.journal.sync != "none")
+            cleanup.callback(store.close)
+            vault = open_vault(config.store, store.path)
             self._shipper = Shipper(journal, store)
             self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
-            vault = open_vault(config.store, store.path)
+            cleanup.callback(self._control.close)
             self._reloader = Reloader(config, self._source, store, vault, self._control)
             self._admin = Admin(store, vault, self._reloader, self._control.totals)
             self._reloader.start()
+            cleanup.callback(self._reloader.stop)
             self._shipper.start()
-            place = Place(store.path, journal, self._control.path)
-            try:
-                self._serve(place)
-            finally:
-                self._ended.set()
-                self._reloader.stop()
-                if not self._shipper.stop(SHIP_AT_END_S):
-                    log.warning("journal_left", folder=str(journal), action="the next start ships it")
-                self._control.close()
-                log.info("stopped", **self._control.totals(), records_shipped=self._shipper.shipped)
-        finally:
-            store.close()
-            reservation.close()
-            os.close(lock)
+            cleanup.callback(self._finish, journal)
+            self._serve(Place(store.path, journal, self._control.path))
+
+    def _finish(self, journal: Path) -> None:
+        """Ship what is left after the last worker has gone."""
+        self._ended.set()
+        if not self._shipper.stop(SHIP_AT_END_S):
+            log.warning("journal_left", folder=str(journal), action="the next start ships it")
+        log.info("stopped", **self._control.totals(), records_shipped=self._shipper.shipped)
 
     def _serve(self, place: Place) -> None:
         server = self._config.server

@@ -166,6 +166,8 @@ class Worker:
 
     def _publish(self, snapshot: Snapshot) -> None:
         """Serve another generation from now on; what cannot be built leaves the one in force as it is."""
+        if snapshot.number <= self.generation.number:
+            return  # one that was on its way when this worker connected, and was given a later one
         try:
             providers = build(snapshot.providers)
         except BridgeError:
