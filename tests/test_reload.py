@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -261,6 +263,29 @@ def test_a_store_that_is_down_at_start_is_waited_for(tmp_path: Path) -> None:
                 holder.close()
                 eventually(lambda: True if gateway.ask("/-/readyz").status == 200 else None)
                 assert gateway.ask(CHAT, BODIES[CHAT]).status == 200
+
+
+def test_sighup_while_starting_ends_nothing(tmp_path: Path) -> None:
+    """The signal that reloads must not kill a gateway that waits for its store."""
+    gateways.write_config(tmp_path, "http://127.0.0.1:9")
+    gateways.make_key(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "bridgecore.db", isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        command = [sys.executable, "-m", "bridgeserver", "serve"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=gateways.clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            eventually(lambda: True if (tmp_path / "bridgecore.db.journal/lock").exists() else None)
+            process.send_signal(signal.SIGHUP)
+            holder.execute("ROLLBACK")
+            holder.close()
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"bridgecore serves on ")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
 
 
 def brave_the_storm(folder: Path, *, clients: int, reloads: int, pause_s: float, stream_s: float) -> Storm:

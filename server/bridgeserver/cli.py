@@ -138,11 +138,11 @@ def _serve(options: argparse.Namespace) -> None:
     if options.dev:
         dev.serve(flags)
         return
-    config = load_config(options, flags)
-    configure_logs(config.server.log_format, config.server.log_level)
     path = DEFAULT_FILE.absolute() if options.config is None else options.config.absolute()
     source = Source(lambda: load_config(options, flags), path)
-    Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True), source).run()
+    config, look = source.read()
+    configure_logs(config.server.log_format, config.server.log_level)
+    Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True), source, look).run()
 
 
 def _demo(_options: argparse.Namespace) -> int:

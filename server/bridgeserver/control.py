@@ -23,7 +23,7 @@ import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import ProviderConfig
-from bridgeserver.errors import Overloaded
+from bridgeserver.errors import BridgeError, Overloaded
 from bridgeserver.secret import Secret
 
 log = structlog.get_logger("bridgecore")
@@ -106,9 +106,13 @@ class ControlServer:
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
-        """Listen; returns once workers can connect."""
+        """Listen; returns once workers can connect. Raises BridgeError where that is not possible."""
         self._thread.start()
-        self._ready.result()
+        try:
+            self._ready.result()
+        except BridgeError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -130,7 +134,11 @@ class ControlServer:
         """Wait until every connected worker serves that generation or a later one; return whether they do."""
         with self._reported:
             return self._reported.wait_for(
-                lambda: all(report.generation >= number for report in self.workers()), timeout_s
+                lambda: (
+                    len(self._latest) == len(self._writers)
+                    and all(report.generation >= number for report in self.workers())
+                ),
+                timeout_s,
             )
 
     def workers(self) -> list[Report]:
@@ -139,18 +147,25 @@ class ControlServer:
 
     def totals(self) -> Counter[str]:
         """Return the counters summed over all workers, those that are gone included, and the gauges of the others."""
-        total = self._gone.copy()
-        for report in self.workers():
+        with self._reported:
+            total = self._gone.copy()
+            reports = self.workers()
+        for report in reports:
             total.update(report.counters)
             total.update(report.gauges)
         return total
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_unix_server(self._serve_worker, self.path, limit=LINE_BYTES)
-        )
-        self.path.chmod(0o600)
+        try:
+            server = self._loop.run_until_complete(
+                asyncio.start_unix_server(self._serve_worker, self.path, limit=LINE_BYTES)
+            )
+            self.path.chmod(0o600)
+        except OSError as exc:
+            self._loop.close()
+            self._ready.set_exception(BridgeError(f"cannot listen on {self.path} ({exc}): set TMPDIR elsewhere"))
+            return
         ticker = self._loop.create_task(self._tell_lag())
         self._ready.set_result(None)
         self._loop.run_forever()
@@ -173,8 +188,8 @@ class ControlServer:
         except (ConnectionError, ValueError, msgspec.DecodeError, asyncio.CancelledError):
             pass  # the worker, perhaps in the middle of a line, or the whole gateway is ending
         finally:
-            self._writers.discard(writer)
             with self._reported:
+                self._writers.discard(writer)
                 if last := self._latest.pop(writer, None):
                     self._gone.update(last.counters)
                 self._reported.notify_all()

@@ -32,6 +32,9 @@ JITTER = 0.1
 DEGRADED_TTL_S = 30.0
 """How long a bridge that misses tools is kept at most, so that it heals."""
 
+CONNECT_S = 30.0
+"""How long the making of a bridge waits for the sessions of its tools; then it serves without them."""
+
 SHUT_DOWN_S = 5.0
 """How long the shutdown of one bridge may take, from its own start."""
 
@@ -67,6 +70,7 @@ class _Build:
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.is_stale = False
         self.lease: Lease[RequestBridge] | None = None
 
     def leave(self) -> None:
@@ -107,6 +111,7 @@ class BridgePool:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._closing: asyncio.Task[None] | None = None
+        self._is_over = False
         self._counts: Counter[str] = Counter()
         self._build_s = 0.0
         self._warned_at = -WARNING_PERIOD_S
@@ -127,8 +132,12 @@ class BridgePool:
 
     def drop(self, caller: Caller) -> None:
         """Let the caller's bridge go: what it was made for has changed. It ends as soon as it is not leased."""
-        if self._closing is None:
-            self._cache.delete2(caller.user_id, caller.key_id)
+        if self._closing is not None:
+            return
+        self._cache.delete2(caller.user_id, caller.key_id)
+        for key in [key for key in self._builds if key[:2] == (caller.user_id, caller.key_id)]:
+            self._builds.pop(key).is_stale = True  # it serves those who wait
+            self._flights.forget(key[:2], key[2])
 
     def sweep(self) -> None:
         """Let bridges go whose time is over and for which nobody asks."""
@@ -207,22 +216,26 @@ class BridgePool:
         self._track(task, self._building)
         try:
             bridge = await self._make(caller, generation)
-            build.lease = await self._keep(bridge, cache_generation)
+            build.lease = await self._keep(bridge, cache_generation - build.is_stale)
             build.release_if_unused()
         except BaseException:
             self._counts["build_failures"] += 1
             raise
         finally:
             self._build_s += time.perf_counter() - started
-            del self._builds[key]
+            if self._builds.get(key) is build:
+                del self._builds[key]
 
     async def _make(self, caller: Caller, generation: Generation) -> RequestBridge:
         tools: Toolbox | None = None
         is_degraded = False
         if self._connect is not None:
             try:
-                tools = await self._connect(caller, generation)
-            except Exception as exc:
+                async with asyncio.timeout(CONNECT_S):
+                    tools = await self._connect(caller, generation)
+            except (Exception, asyncio.CancelledError) as exc:
+                if _is_cancelled(exc):
+                    raise
                 is_degraded = True
                 log.warning("tools_missing", user=caller.user_name, reason=f"{type(exc).__name__}: {exc}")
         try:
@@ -237,6 +250,9 @@ class BridgePool:
         ttl_s = self._ttl_s * (1 - JITTER * self._random())
         if bridge.is_degraded:
             ttl_s = min(ttl_s, DEGRADED_TTL_S)
+        if self._is_over:
+            await self._end_sessions(bridge.close)
+            raise _closed()
         try:
             lease = self._cache.set_and_acquire2(
                 caller.user_id, caller.key_id, bridge, bridge.cost, ttl_s, cache_generation
@@ -280,7 +296,9 @@ class BridgePool:
         try:
             async with asyncio.timeout(SHUT_DOWN_S):
                 await close()
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
+            if _is_cancelled(exc):
+                raise
             reason = (
                 f"not within {SHUT_DOWN_S:g} s" if isinstance(exc, TimeoutError) else f"{type(exc).__name__}: {exc}"
             )
@@ -298,6 +316,7 @@ class BridgePool:
         for task in self._building:
             task.cancel()
         await _wait_for(self._building)
+        self._is_over = True
         for bridge in list(self._bridges):
             self._force("bridge_still_leased", f"a request of {bridge.caller.user_name} has not ended")
             self._exit(None, bridge, Cause.CLOSED)
@@ -342,6 +361,12 @@ async def _wait_for(tasks: Collection[asyncio.Task[None]]) -> None:
     """Wait until the tasks have ended, but not for one that does not end although it should have long ago."""
     if tasks:
         await asyncio.wait(list(tasks), timeout=2 * SHUT_DOWN_S)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this is a cancellation of the task that runs; foreign code raises others of its own."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _closed() -> GatewayStopped:

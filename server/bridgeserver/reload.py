@@ -28,42 +28,63 @@ log = structlog.get_logger("bridgecore")
 POLL_S = 0.25
 FIRST_RETRY_S = 0.05
 RETRY_LIMIT_S = 10.0
+STOP_S = 1.0
+"""How long the end waits for a look at the store; the thread is a daemon."""
+
+
+READS = 5
+"""How often a file that changes while it is read is read again."""
 
 Look = tuple[int, int, int]
 
 
 class Source(NamedTuple):
-    """How the configuration is read again, and the file that it is in."""
+    """How the configuration is read, and the file that it is in."""
 
     load: Callable[[], Config]
     path: Path | None = None
 
     def look(self) -> Look | None:
-        """Return what differs after a change of the file; None while there is none."""
+        """Return what differs after a change of the file, its mode included; None while there is none."""
         if self.path is None:
             return None
         try:
             found = self.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_ctime_ns, found.st_size, found.st_ino
+
+    def read(self) -> tuple[Config, Look | None]:
+        """Return the configuration and the look of the file that it was read from. Raises ConfigError."""
+        for _ in range(READS):
+            look = self.look()
+            config = self.load()
+            if self.look() == look:
+                return config, look
+        raise ConfigError([f"{self.path}: found a file that changes all the time, expected one that is whole"])
 
 
 class Reloader:
-    """Follows the sources of a generation for as long as the parent runs."""
+    """Follows the sources of a generation for as long as the parent runs.
 
-    def __init__(self, config: Config, source: Source, store: Store, vault: Vault, control: ControlServer) -> None:
+    *config* was read when the file had that *look*.
+    """
+
+    def __init__(
+        self, config: Config, look: Look | None, source: Source, store: Store, vault: Vault, control: ControlServer
+    ) -> None:
+        self._started_with = config
         self._config = config
         self._source = source
         self._store = store
         self._vault = vault
         self._control = control
-        self._look = source.look()
-        self._has_file = self._look is not None
+        self._look = look
+        self._next_look = look
+        self._has_file = look is not None
         self._revision = -1
         self._snapshot = Snapshot(0, ())
         self._statuses: tuple[ProviderStatus, ...] = ()
-        self._file_providers = config.providers
         self._restart_needed: tuple[str, ...] = ()
         self._published_at: float | None = None
         self._last_reload_at: float | None = None
@@ -74,7 +95,8 @@ class Reloader:
         self._is_hinted = False
         self._is_upgraded = False
         self._asked = 0
-        self._done = 0
+        self._answered = 0
+        self._applied = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
@@ -82,7 +104,7 @@ class Reloader:
     def start(self) -> None:
         """Make the first generation if the store can be read, and follow the sources from then on.
 
-        Raises BridgeError if the store can be read and is not one that this version can use.
+        Raises StoreError if the store can be read and is not one that this version can use.
         """
         self._control.publish(self._snapshot)
         try:
@@ -91,7 +113,8 @@ class Reloader:
         except StoreUnavailable as exc:
             self._note_store_error(exc)
         else:
-            self._reload(self._config)
+            self._apply_store()
+            self._last_reload_at = self._last_success_at = time.time()
         self._thread.start()
 
     def stop(self) -> None:
@@ -99,27 +122,28 @@ class Reloader:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(STOP_S)
 
     def hint(self) -> None:
         """Have everything read again soon. Safe in a signal handler: takes no lock."""
         self._is_hinted = True
 
     def apply(self, timeout_s: float) -> bool:
-        """Read everything again now; return whether every worker followed within *timeout_s*."""
+        """Read everything again now; return whether what the store has was in force everywhere within *timeout_s*."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._asked += 1
             asked = self._asked
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self._done >= asked or self._stopping, timeout_s):
+            self._changed.wait_for(lambda: self._answered >= asked or self._stopping, timeout_s)
+            if self._applied < asked:
                 return False
         return self._control.wait_for(self._snapshot.number, max(0.0, deadline - time.monotonic()))
 
     @property
     def file_names(self) -> frozenset[str]:
         """The names of the providers of the configuration, without the store's."""
-        return frozenset(provider.name for provider in self._file_providers)
+        return frozenset(provider.name for provider in self._config.providers)
 
     def status(self) -> ReloadStatus:
         """Return what is in force, and how the last attempts to replace it went."""
@@ -142,23 +166,30 @@ class Reloader:
         while True:
             with self._changed:
                 pause_s = POLL_S if self._store_error is None else self._retry_s
-                self._changed.wait_for(lambda: self._stopping or self._asked > self._done, pause_s)
+                self._changed.wait_for(lambda: self._stopping or self._asked > self._answered, pause_s)
                 if self._stopping:
                     return
                 asked = self._asked
+            is_applied = False
             try:
-                if asked > self._done or self._is_due():
-                    self._reload(None)
+                if asked > self._answered or self._is_due():
+                    is_applied = self._reload()
             except Exception as exc:  # whatever it is, following must go on
                 log.exception("reload_failed")
                 self._last_error = f"{type(exc).__name__}: {exc}"
             with self._changed:
-                self._done = asked
+                self._answered = asked
+                if is_applied:
+                    self._applied = asked
                 self._changed.notify_all()
 
     def _is_due(self) -> bool:
         """Whether anything hints at a change, or the store may be back."""
-        if self._is_hinted or self._store_error is not None or self._source.look() != self._look:
+        if self._is_hinted or self._store_error is not None:
+            return True
+        look, before = self._source.look(), self._next_look
+        self._next_look = look
+        if look != self._look and look == before:  # it has held for one turn: whoever writes it has done
             return True
         try:
             return self._store.config_revision() != self._revision
@@ -166,36 +197,62 @@ class Reloader:
             self._note_store_error(exc)
             return False
 
-    def _reload(self, config: Config | None) -> None:
-        """Read, validate and publish; *config* is what was read already."""
+    def _reload(self) -> bool:
+        """Read, validate and publish; return whether what the store has is in force.
+
+        A file with mistakes does not keep the store from being followed: its last good content stands in.
+        """
         self._is_hinted = False
-        self._look = self._source.look()  # before it is read: a change that comes meanwhile is seen again
         self._last_reload_at = time.time()
+        look = self._source.look()
+        error = self._follow_file()
+        if error is not None:
+            if error != self._last_error or look != self._look:
+                log.error("reload_failed", reason=error, effect="the providers in force go on")
+            self._look = look
+        self._last_error = error
+        is_applied = self._apply_store()
+        if is_applied and error is None:
+            self._last_success_at = time.time()
+        return is_applied
+
+    def _follow_file(self) -> str | None:
+        """Take what the file says now; return what is wrong with it, which leaves its last good content."""
         try:
-            config = config or self._read()
+            config = self._read()
+        except BridgeError as exc:
+            return str(exc)
+        self._config = config
+        self._note_sections(config)
+        return None
+
+    def _apply_store(self) -> bool:
+        """Read the store and publish; return whether it could be read."""
+        try:
             loaded = self._read_store()
         except StoreError as exc:
             self._note_store_error(exc)
-        except BridgeError as exc:
-            self._fail(str(exc))
-        else:
-            self._note_sections(config)
-            self._file_providers = config.providers
-            self._publish(merge(config.providers, loaded), loaded)
-            self._last_error = None
-            self._last_success_at = time.time()
+            return False
+        self._publish(merge(self._config.providers, loaded), loaded)
+        return True
 
     def _read(self) -> Config:
         """Read the configuration again; a file that was there must not be gone or empty."""
-        path = self._source.path
-        if path is not None and self._has_file:
-            if self._look is None:
-                raise ConfigError([f"{path}: found no such file, expected the configuration that was there at start"])
-            if self._look[1] == 0:
-                raise ConfigError([f"{path}: found an empty file, expected the configuration"])
-        config = self._source.load()
-        self._has_file = self._look is not None
+        look = self._source.look()
+        if self._has_file:
+            self._check_file(look)
+        config, look = self._source.read()
+        if self._has_file:
+            self._check_file(look)
+        self._has_file = look is not None
+        self._look = look
         return config
+
+    def _check_file(self, look: Look | None) -> None:
+        if look is None:
+            raise ConfigError([f"{self._source.path}: found no such file, expected the configuration"])
+        if look[1] == 0:
+            raise ConfigError([f"{self._source.path}: found an empty file, expected the configuration"])
 
     def _read_store(self) -> LoadedProviders:
         if not self._is_upgraded:
@@ -227,7 +284,7 @@ class Reloader:
         changed = tuple(
             name
             for name in ("server", "store", "journal", "pool")
-            if getattr(config, name) != getattr(self._config, name)
+            if getattr(config, name) != getattr(self._started_with, name)
         )
         if changed != self._restart_needed and changed:
             log.warning("restart_needed", sections=changed)
@@ -238,10 +295,6 @@ class Reloader:
             log.warning("store_unreadable", reason=str(error), effect="the generation in force goes on")
         self._store_error = str(error)
         self._retry_s = min(self._retry_s * 2, RETRY_LIMIT_S)
-
-    def _fail(self, reason: str) -> None:
-        log.error("reload_failed", reason=reason, effect="the generation in force goes on")
-        self._last_error = reason
 
 
 def judge(merged: Merged, loaded: LoadedProviders) -> tuple[tuple[ProviderConfig, ...], tuple[ProviderStatus, ...]]:

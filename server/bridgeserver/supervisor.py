@@ -38,7 +38,7 @@ from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import Command, ControlServer
 from bridgeserver.errors import BridgeError
-from bridgeserver.reload import Reloader, Source
+from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
 from bridgeserver.store import open_store
@@ -56,9 +56,17 @@ HEAD_BUFFER_BYTES = 128 << 10
 class Supervisor:
     """One `bridgecore serve`."""
 
-    def __init__(self, config: Config, on_serving: Callable[[str], None], source: Source | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_serving: Callable[[str], None],
+        source: Source | None = None,
+        look: Look | None = None,
+    ) -> None:
         self._config = config
         self._source = source or Source(lambda: config)
+        self._look = look
+        self._reloader: Reloader | None = None
         self._on_serving = on_serving
         self._port = config.server.port
         self._stop_count = 0
@@ -68,6 +76,7 @@ class Supervisor:
         """Serve until a signal ends it; raises BridgeError if it cannot begin."""
         config = self._config
         journal = config.journal.path
+        signal.signal(signal.SIGHUP, self._on_hangup)  # its default ends a process, also one that is starting
         with ExitStack() as cleanup:
             cleanup.callback(os.close, lock_journal(journal))
             reservation = cleanup.enter_context(reserve_port(config.server.host, config.server.port))
@@ -80,10 +89,11 @@ class Supervisor:
             self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
             cleanup.callback(self._control.close)
-            self._reloader = Reloader(config, self._source, store, vault, self._control)
-            self._admin = Admin(store, vault, self._reloader, self._control.totals)
-            self._reloader.start()
-            cleanup.callback(self._reloader.stop)
+            reloader = Reloader(config, self._look, self._source, store, vault, self._control)
+            self._reloader = reloader
+            self._admin = Admin(store, vault, reloader, self._control.totals)
+            reloader.start()
+            cleanup.callback(reloader.stop)
             self._shipper.start()
             cleanup.callback(self._finish, journal)
             self._serve(Place(store.path, journal, self._control.path))
@@ -129,9 +139,13 @@ class Supervisor:
     def _start_up(self) -> None:
         signal.signal(signal.SIGTERM, partial(self._on_stop, self._config.server.unready_s))
         signal.signal(signal.SIGINT, partial(self._on_stop, 0.0))
-        signal.signal(signal.SIGHUP, lambda _signum, _frame: self._reloader.hint())
+        signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._granian.signal_handler_reload)
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
+
+    def _on_hangup(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._reloader is not None:
+            self._reloader.hint()
 
     def _answer(self, ask: Ask) -> Answer:
         return self._admin.answer(ask)

@@ -85,13 +85,15 @@ class Upstreams:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # Made once: it takes milliseconds, and one made while descriptors are short would trust nobody, silently.
+        self._tls = ssl.create_default_context()
         self._current: dict[Origin, Upstream] = {}
 
     def reach(self, origins: Iterable[Origin]) -> Mapping[Origin, "Upstream"]:
         """Return connections to these origins; those to others are closed as soon as they are idle."""
         before = self._current
         self._current = {
-            origin: before.pop(origin) if origin in before else Upstream(origin, self._limits)
+            origin: before.pop(origin) if origin in before else Upstream(origin, self._limits, self._tls)
             for origin in set(origins)
         }
         for upstream in before.values():
@@ -110,11 +112,11 @@ class Upstream:
     that is lost takes itself off the list. Waiters are served in the order they came.
     """
 
-    def __init__(self, origin: Origin, limits: Limits) -> None:
+    def __init__(self, origin: Origin, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
         self.origin = origin
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._ssl = ssl.create_default_context() if origin.scheme == "https" else None
+        self._ssl = (tls or ssl.create_default_context()) if origin.scheme == "https" else None
         self._idle: deque[tuple[Connection, float]] = deque()
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()

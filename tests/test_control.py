@@ -1,0 +1,112 @@
+"""The control socket: what a worker hears first, and where it cannot be."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgeserver.asks import Answer, Ask
+from bridgeserver.config import ProviderConfig
+from bridgeserver.control import Command, ControlClient, ControlServer, Lag, Report, Snapshot
+from bridgeserver.errors import BridgeError
+from bridgeserver.secret import Secret
+from gateway import eventually
+
+PROVIDER = ProviderConfig(name="x", type="openai", base_url="http://x/v1", auth="bearer", keys=(Secret("a-key"),))
+
+
+class Worker:
+    """One end of the socket, which writes down what it hears."""
+
+    def __init__(self, path: Path) -> None:
+        self.heard: list[Any] = []
+        self.refuses = False
+        self.client = ControlClient(path, self.report, dict.fromkeys((Command, Lag, Snapshot), self.hear))
+
+    def hear(self, message: Any) -> None:
+        """Take a message; those about the lag come all the time."""
+        if not isinstance(message, Lag):
+            self.heard.append(message)
+            if self.refuses:
+                raise OSError("no")
+
+    def report(self) -> Report:
+        """Say which generation was heard of."""
+        numbers = [message.number for message in self.heard if isinstance(message, Snapshot)]
+        return Report(1, max(numbers, default=0), "", {"counted": 1}, {"held": 1})
+
+
+def serve(run: Callable[[ControlServer], Any], answer: Callable[[Ask], Answer] | None = None) -> None:
+    """Run a coroutine function beside a server."""
+    server = ControlServer(lambda: 0.0, answer or (lambda ask: Answer(200, ask.body)))
+    server.start()
+    try:
+        asyncio.run(run(server))
+    finally:
+        server.close()
+
+
+def test_a_worker_hears_of_the_generation_first_and_of_every_later_one() -> None:
+    """With the provider keys in it; the parent knows who follows."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, (PROVIDER,)))
+        worker = Worker(server.path)
+        await worker.client.start()
+        assert worker.heard == [Snapshot(1, (PROVIDER,))]
+        worker.client.report()
+        assert await asyncio.to_thread(server.wait_for, 1, 10.0)
+        server.publish(Snapshot(2, ()))
+        assert not await asyncio.to_thread(server.wait_for, 3, 0.01)
+        assert await asyncio.to_thread(server.wait_for, 2, 10.0)
+        assert server.totals() == {"counted": 1, "held": 1}
+        await worker.client.close()
+        await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
+
+    serve(run)
+
+
+def test_a_message_that_fails_ends_nothing() -> None:
+    """The worker listens on."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        worker = Worker(server.path)
+        await worker.client.start()
+        worker.refuses = True
+        server.publish(Snapshot(2, ()))
+        server.publish(Snapshot(3, ()))
+        assert await asyncio.to_thread(server.wait_for, 3, 10.0)
+        await worker.client.close()
+
+    serve(run)
+
+
+def test_a_large_body_is_answered() -> None:
+    """Whatever bytes are in it."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(0, ()))
+        worker = Worker(server.path)
+        await worker.client.start()
+        body = bytes(range(256)) * 4096
+        answers = await asyncio.gather(
+            *(worker.client.ask(Ask("POST", "/", "", body + bytes([number]), "me")) for number in range(4))
+        )
+        assert [answer.body for answer in answers] == [body + bytes([number]) for number in range(4)]
+        await worker.client.close()
+
+    serve(run)
+
+
+def test_a_folder_whose_name_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's name has a limit; the start fails at once, and leaves nothing."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    server = ControlServer(lambda: 0.0, lambda _ask: Answer(200, b""))
+    with pytest.raises(BridgeError, match="set TMPDIR"):
+        server.start()
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,171 @@
+"""The thread that follows file and store: what it publishes, and what it says when something is wrong."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bridgeserver.config import Config, load
+from bridgeserver.control import ControlServer, Snapshot
+from bridgeserver.errors import ConfigError, StoreUnavailable
+from bridgeserver.reload import Reloader, Source
+from bridgeserver.sealing import open_vault
+from bridgeserver.secret import Secret
+from bridgeserver.store import Store, open_store
+from bridgeserver.store.stored import ProviderFields
+from gateway import eventually
+
+FILE = """
+[[providers]]
+name = "openai"
+base_url = "http://127.0.0.1:{port}/v1"
+"""
+
+
+class Control:
+    """Workers that follow at once."""
+
+    def __init__(self) -> None:
+        self.snapshots: list[Snapshot] = []
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Take a generation."""
+        self.snapshots.append(snapshot)
+
+    def wait_for(self, number: int, timeout_s: float) -> bool:
+        """Have followed."""
+        del timeout_s
+        return self.snapshots[-1].number >= number
+
+    def workers(self) -> list[Any]:
+        """Report nothing."""
+        return []
+
+
+class Lab:
+    """A reloader over a file and a store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "bridgecore.toml"
+        self.file.write_text(FILE.format(port=1))
+        self.control = Control()
+        self.on_load: Callable[[], object] = lambda: None
+        self.source = Source(self.load, self.file)
+        self.config, self.look = self.source.read()
+        self.store: Store = open_store(self.config.store.url)
+        self.vault = open_vault(self.config.store, self.store.path)
+
+    def load(self) -> Config:
+        """Read the file."""
+        config = load(self.file, {}, {})
+        self.on_load()
+        return config
+
+    def start(self) -> Reloader:
+        """Start a reloader."""
+        control = cast("ControlServer", self.control)
+        self.reloader = Reloader(self.config, self.look, self.source, self.store, self.vault, control)
+        self.reloader.start()
+        return self.reloader
+
+    def in_force(self) -> list[str]:
+        """Return the addresses of the newest generation."""
+        return [provider.base_url for provider in self.control.snapshots[-1].providers]
+
+    def add(self, name: str = "mine") -> None:
+        """Store a provider."""
+        fields = ProviderFields(type="openai", name=name, base_url="http://127.0.0.1:9/v1", keys=(Secret("a-key"),))
+        self.store.create_provider(self.vault, fields, "tests")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A lab whose reloader is stopped afterwards."""
+    lab = Lab(tmp_path)
+    yield lab
+    lab.reloader.stop()
+    lab.store.close()
+
+
+def test_a_change_of_the_store_is_followed_while_the_file_is_broken(lab: Lab) -> None:
+    """The file's last good content stands beside it; the mistake is told once, not at every look."""
+    reloader = lab.start()
+    lab.file.write_text("[broken")
+    eventually(lambda: True if reloader.status().last_error else None)
+    lab.add()
+    assert reloader.apply(5)
+    assert lab.in_force() == ["http://127.0.0.1:1/v1", "http://127.0.0.1:9/v1"]
+    at = reloader.status().last_reload_at
+    lab.add("other")
+    eventually(lambda: True if len(lab.in_force()) == 3 else None)
+    assert reloader.status().last_reload_at != at
+    assert not reloader._is_due()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_store_that_fails_applies_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked is told so; when it can be read again it is followed."""
+    reloader = lab.start()
+
+    def fail(*_args: object) -> None:
+        raise StoreUnavailable("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "load_providers", fail)
+        patch.setattr(Store, "config_revision", fail)
+        assert not reloader.apply(5)
+        assert reloader.status().store_error == "the disk is gone"
+        assert lab.in_force() == ["http://127.0.0.1:1/v1"]
+    eventually(lambda: True if reloader.status().store_error is None else None)
+    assert reloader.apply(5)
+
+
+def test_a_file_that_changed_before_the_start_is_followed(lab: Lab) -> None:
+    """The look that counts is the one from before it was read."""
+    lab.file.write_text(FILE.format(port=2))
+    lab.start()
+    eventually(lambda: True if lab.in_force() == ["http://127.0.0.1:2/v1"] else None)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(lab: Lab) -> None:
+    """What is published was whole; a file that never rests is a mistake."""
+    lab.start()
+    ports = iter(range(2, 4))
+
+    def change() -> None:
+        port = next(ports, None)
+        if port is not None:
+            lab.file.write_text(FILE.format(port=port) + "#" * port)
+
+    lab.on_load = change
+    config, look = lab.source.read()
+    assert config.providers[0].base_url == "http://127.0.0.1:3/v1"
+    assert look == lab.source.look()
+    lengths = iter(range(100, 200))
+    lab.on_load = lambda: lab.file.write_text("#" * next(lengths))
+    with pytest.raises(ConfigError, match="changes all the time"):
+        lab.source.read()
+    lab.on_load = lambda: None
+    lab.file.write_text(FILE.format(port=3))
+
+
+def test_a_bad_stored_provider_is_excluded(lab: Lab) -> None:
+    """The others are served; its status says why, and no secret."""
+    lab.start()
+    lab.add()
+    vault = open_vault(lab.config.store, lab.store.path)
+    fields = ProviderFields(type="openai", name="bad", base_url="http://127.0.0.1:9/v1", keys=(Secret("a-key"),))
+    lab.store.create_provider(vault, fields, "tests")
+    lab.store.path.with_name(f"{lab.store.path.name}.key").unlink()
+    lab.reloader.stop()
+    lab.vault = open_vault(lab.config.store, lab.store.path)
+    lab.start()
+    statuses = {status.name: status for status in lab.reloader.status().providers}
+    assert {name: status.status for name, status in statuses.items()} == {
+        "openai": "enabled",
+        "mine": "error",
+        "bad": "error",
+    }
+    assert statuses["bad"].reason
+    assert "a-key" not in str(statuses)
+    assert lab.in_force() == ["http://127.0.0.1:1/v1"]
