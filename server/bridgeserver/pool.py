@@ -6,6 +6,7 @@ down, and none is forgotten. Nothing awaits between the look-up and the lease, s
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -101,6 +102,7 @@ class BridgePool:
         self._connect = connect
         self._ttl_s = ttl_s
         self._random = random
+        self._clock = clock or time.monotonic
         self._cache: Cache[tuple[str, str], RequestBridge] = Cache(max_bridges, on_exit=self._exit, clock=clock)
         self._cache_generation = self._cache.clear()  # from 1 on, so that every old one has a number below
         self._flights = FlightGroup()
@@ -114,7 +116,7 @@ class BridgePool:
         self._is_over = False
         self._counts: Counter[str] = Counter()
         self._build_s = 0.0
-        self._warned_at = -WARNING_PERIOD_S
+        self._warned_at = -math.inf
 
     def lease(self, caller: Caller, generation: Generation | None = None) -> "BridgeLease":
         """Return a context in which *caller* has a bridge that nothing shuts down.
@@ -241,8 +243,8 @@ class BridgePool:
         try:
             return RequestBridge(caller, generation, tools, is_degraded=is_degraded)
         except BaseException:
-            if tools is not None:
-                await self._end_sessions(tools.close)
+            if tools is not None and not await self._end_sessions(tools.close):
+                self._counts["forced"] += 1
             raise
 
     async def _keep(self, bridge: RequestBridge, cache_generation: int) -> Lease[RequestBridge]:
@@ -267,7 +269,7 @@ class BridgePool:
         return lease
 
     def _warn_of(self, bridge: RequestBridge) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._warned_at >= WARNING_PERIOD_S:
             self._warned_at = now
             log.warning(
@@ -279,20 +281,24 @@ class BridgePool:
 
     def _exit(self, _key: object, bridge: RequestBridge, _cause: Cause) -> None:
         """Shut a bridge down that has left the cache and is not leased; the cache calls it once for each."""
-        if bridge not in self._bridges:
-            return  # the pool closed and could not wait for its lease
+        if bridge in self._bridges:  # else the pool closed, and could not wait for its lease
+            self._retire(bridge, is_forced=False)
+
+    def _retire(self, bridge: RequestBridge, *, is_forced: bool) -> None:
         self._bridges.remove(bridge)
         if bridge.tools is None:
             self._counts["shut_down"] += 1
             self._settle()
         else:
-            self._track(asyncio.create_task(self._shut_down(bridge)), self._ending)
+            self._track(asyncio.create_task(self._shut_down(bridge, is_forced=is_forced)), self._ending)
 
-    async def _shut_down(self, bridge: RequestBridge) -> None:
-        await self._end_sessions(bridge.close)
+    async def _shut_down(self, bridge: RequestBridge, *, is_forced: bool) -> None:
+        if not await self._end_sessions(bridge.close) and not is_forced:
+            self._counts["forced"] += 1
         self._counts["shut_down"] += 1
 
-    async def _end_sessions(self, close: Callable[[], Awaitable[None]]) -> None:
+    async def _end_sessions(self, close: Callable[[], Awaitable[None]]) -> bool:
+        """Return whether they ended well and in time."""
         try:
             async with asyncio.timeout(SHUT_DOWN_S):
                 await close()
@@ -302,11 +308,9 @@ class BridgePool:
             reason = (
                 f"not within {SHUT_DOWN_S:g} s" if isinstance(exc, TimeoutError) else f"{type(exc).__name__}: {exc}"
             )
-            self._force("sessions_not_ended", reason)
-
-    def _force(self, event: str, reason: str) -> None:
-        self._counts["forced"] += 1
-        log.warning(event, reason=reason)
+            log.warning("sessions_not_ended", reason=reason)
+            return False
+        return True
 
     async def _close(self, grace_s: float) -> None:
         self._cache.clear()
@@ -318,8 +322,9 @@ class BridgePool:
         await _wait_for(self._building)
         self._is_over = True
         for bridge in list(self._bridges):
-            self._force("bridge_still_leased", f"a request of {bridge.caller.user_name} has not ended")
-            self._exit(None, bridge, Cause.CLOSED)
+            self._counts["forced"] += 1
+            log.warning("bridge_still_leased", reason=f"a request of {bridge.caller.user_name} has not ended")
+            self._retire(bridge, is_forced=True)
         await _wait_for(self._ending)
         self._cache.close()
 
