@@ -4,12 +4,14 @@ from bridgecore.cache import Cache, Cause, Closed, Lease, Outcome, Stats
 from bridgecore.hashing import hash2, pseudonym, siphash13
 from bridgecore.http1 import Connection, Head
 from bridgecore.scan import find_member, find_members
+from bridgecore.serving import ClientConnection, Reply, Request, Server
 from bridgecore.singleflight import FlightAborted, FlightGroup, FlightStats, RecursiveFlight
 from bridgecore.sse import Event, Scanner
 
 __all__ = [
     "Cache",
     "Cause",
+    "ClientConnection",
     "Closed",
     "Connection",
     "Event",
@@ -20,7 +22,10 @@ __all__ = [
     "Lease",
     "Outcome",
     "RecursiveFlight",
+    "Reply",
+    "Request",
     "Scanner",
+    "Server",
     "Stats",
     "find_member",
     "find_members",

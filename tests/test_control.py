@@ -9,7 +9,7 @@ import pytest
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import ProviderConfig
-from bridgeserver.control import Command, ControlClient, ControlServer, Lag, Report, Snapshot
+from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Report, Snapshot
 from bridgeserver.errors import BridgeError
 from bridgeserver.secret import Secret
 from gateway import eventually
@@ -23,7 +23,7 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.heard: list[Any] = []
         self.refuses = False
-        self.client = ControlClient(path, self.report, dict.fromkeys((Command, Lag, Snapshot), self.hear))
+        self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Snapshot), self.hear))
 
     def hear(self, message: Any) -> None:
         """Take a message; those about the lag come all the time."""

@@ -3,17 +3,20 @@
 import asyncio
 import json
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import pytest
 import structlog
 
+import clientlab
+from bridgecore import Reply, Request
 from bridgeserver import health, tokens
 from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask
 from bridgeserver.errors import BridgeError, Overloaded, StoreError, TooManyRequests, Unauthorized
 from bridgeserver.identity import Caller
-from bridgeserver.reply import Reply
-from bridgeserver.request import Network, Request
+from bridgeserver.request import Network
+from clientlab import Client
 
 ADMIN, USER, UNKNOWN = (tokens.make().text for _ in range(3))
 CALLERS = {ADMIN: Caller("u1", "alice", "k1", is_admin=True), USER: Caller("u2", "bob", "k2", is_admin=False)}
@@ -89,37 +92,29 @@ def call(
     breaks_off: bool = False,
 ) -> Got:
     """Send a request to the worker and return what comes back."""
-    path, _, query = target.partition("?")
-    headers = [(name.encode(), text.encode("latin-1")) for name, text in fields]
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in fields)]
     if key is not None:
-        headers.append((b"authorization", f"Bearer {key}".encode()))
-    scope = {
-        "method": method,
-        "path": path,
-        "raw_path": path.encode("latin-1"),
-        "query_string": query.encode("latin-1"),
-        "headers": headers,
-        "client": ("192.0.2.7", 1),
-    }
-    parts = chunks or (b"",)
-    last = len(parts) - 1
-    messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": part, "more_body": index < last or breaks_off}
-        for index, part in enumerate(parts)
-    ]
-    sent: list[Any] = []
+        lines.append(f"authorization: Bearer {key}")
+    body = b"".join(chunks)
+    if not any(name == "content-length" for name, _text in fields):
+        lines.append("transfer-encoding: chunked")
+        body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+        body += b"no chunk" if breaks_off else b"0\r\n\r\n"
 
-    async def receive() -> dict[str, Any]:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
+    async def run() -> Got:
+        server = clientlab.serve(partial(health.answer, worker))
+        client = Client(server)
+        client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        for start in range(0, len(body), 1 << 16):
+            client.send(body[start : start + (1 << 16)])
+            await clientlab.settle()
+        await clientlab.settle()
+        server.abort()
+        status, headers, content = clientlab.parse(client.wire.sent)
+        del headers["date"]
+        return Got(status, headers, content)
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(health.answer(worker, Request(scope), receive, Reply(send)))
-    start, *bodies = sent
-    assert [body["more_body"] for body in bodies] == [False]
-    answer_headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    return Got(start["status"], answer_headers, bodies[0]["body"])
+    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -127,7 +122,7 @@ def call(
 def test_health_is_open_and_without_detail(worker: FakeWorker, method: str, path: str) -> None:
     """A probe needs no key and learns nothing but the status."""
     got = call(worker, method, path)
-    assert (got.status, got.body) == (200, b"ok\n")
+    assert (got.status, got.headers["content-length"], got.body) == (200, "3", b"ok\n" if method == "GET" else b"")
     assert not worker.asked
 
 
@@ -314,23 +309,23 @@ def test_a_body_that_breaks_off_is_refused(worker: FakeWorker) -> None:
 def test_a_body_that_never_ends_is_refused(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole body has a time; then the answer is 408."""
     monkeypatch.setattr(health, "BODY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr("bridgeserver.request.DISCARD_S", 0.01)
-    sent: list[Any] = []
 
-    async def receive() -> Any:
-        await asyncio.Event().wait()
+    async def run() -> bytes:
+        answered = asyncio.Event()
 
-    async def send(message: Any) -> None:
-        sent.append(message)
+        async def handler(request: Request, reply: Reply) -> None:
+            await health.answer(worker, request, reply)
+            answered.set()
 
-    scope = {
-        "method": "POST",
-        "path": PROVIDERS,
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {ADMIN}".encode())],
-    }
-    asyncio.run(health.answer(worker, Request(scope), receive, Reply(send)))
-    assert sent[0]["status"] == 408
+        server = clientlab.serve(handler)
+        client = Client(server)
+        head = f"POST {PROVIDERS} HTTP/1.1\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: 9\r\n\r\n"
+        client.send(head.encode())
+        await answered.wait()
+        server.abort()
+        return client.wire.sent
+
+    assert clientlab.parse(asyncio.run(run())).status == 408
     assert not worker.asked
 
 

@@ -1,13 +1,13 @@
 """The relay's loop, with a client that the test paces."""
 
 import asyncio
-from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
 
-from bridgecore import Connection
+from bridgecore import Connection, Reply, Request
+from bridgeserver.errors import BadResponse
 from bridgeserver.guard import Guard
 from bridgeserver.relay import Timeouts, relay
-from bridgeserver.reply import Reply
+from clientlab import Client, serve
 from rawserver import raw_server, read_request
 from test_http1 import REQUEST, connect, run
 
@@ -15,7 +15,7 @@ from test_http1 import REQUEST, connect, run
 def test_bytes_that_come_while_the_client_is_slow_are_relayed_at_once() -> None:
     """When the client has taken what it was sent, what has come meanwhile follows; nothing is waited for."""
 
-    async def scenario() -> bytes:
+    async def scenario() -> list[bytes]:
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await read_request(reader)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nfirst ")
@@ -24,35 +24,42 @@ def test_bytes_that_come_while_the_client_is_slow_are_relayed_at_once() -> None:
             writer.write(b"second")
             await reader.read()
 
-        may_go_on, done = asyncio.Event(), asyncio.Event()
-        received = bytearray()
+        def watch(chunk: bytes, _is_last: bool) -> bytes:
+            client.connection.pause_writing()  # so the relay waits after every write until the client reads on
+            return chunk
 
-        async def send(message: MutableMapping[str, Any]) -> None:
-            received.extend(message.get("body", b""))
-            if received.endswith(b"second"):
-                done.set()
-            elif received:
-                may_go_on.set()
-                while not connection.has_bytes:  # the client reads on only when more has come
-                    await asyncio.sleep(0.001)
+        async def answer(_request: Request, reply: Reply) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            guard = Guard(task, asyncio.get_running_loop())
+            timeouts = Timeouts(upstream_s=600, client_s=600)
+            with suppress(BadResponse):  # the test ends it
+                await relay(connection, b"content-length: 1000\r\n", reply, guard, timeouts, watch)
 
+        may_go_on = asyncio.Event()
         async with raw_server(handler) as port:
             connection: Connection = await connect(port)
             connection.send(REQUEST, b"{}")
             while connection.head is None:
                 await connection.wait()
-            task = asyncio.current_task()
-            assert task is not None
-            guard = Guard(task, asyncio.get_running_loop(), 60)
-            timeouts = Timeouts(upstream_s=600, client_s=600)
-            relaying = asyncio.create_task(
-                relay(connection, [], Reply(send), guard, timeouts, lambda chunk, _is_last: chunk)
-            )
-            await done.wait()
-            relaying.cancel()
-            await asyncio.gather(relaying, return_exceptions=True)
-            guard.close()
+            server = serve(answer)
+            client = Client(server)
+            client.send(b"GET / HTTP/1.1\r\n\r\n")
+            while b"first " not in client.wire.sent:
+                await asyncio.sleep(0)
+            may_go_on.set()
+            while not connection.has_bytes:
+                await asyncio.sleep(0.001)
+            client.connection.resume_writing()
+            while b"second" not in client.wire.sent:
+                await asyncio.sleep(0)
             connection.abort()
-        return bytes(received)
+            client.connection.resume_writing()
+            while server.running:
+                await asyncio.sleep(0)
+            server.abort()
+        return client.wire.writes
 
-    assert run(scenario()) == b"first second"
+    first, second = run(scenario())
+    assert first.endswith(b"\r\n\r\nfirst ")
+    assert second == b"second"

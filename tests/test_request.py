@@ -7,23 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgecore import Request
 from bridgeserver.errors import BadRequest
-from bridgeserver.request import Request
-
-
-def request(path: str = "/", *headers: tuple[bytes, bytes], peer: str = "10.0.0.1") -> Request:
-    """Return a request as the server would build it."""
-    return Request(
-        {
-            "method": "GET",
-            "raw_path": path.encode("latin-1"),
-            "path": unquote(path),
-            "query_string": b"",
-            "headers": list(headers),
-            "client": (peer, 1),
-        },
-    )
-
+from bridgeserver.request import check_path, client_address, provider_name
 
 SEGMENTS = st.lists(
     st.one_of(
@@ -39,7 +25,7 @@ def test_a_path_that_passes_cannot_be_read_in_two_ways(segments: list[str], end:
     written = [quote(segment, safe="") if encode else segment for segment in segments]
     path = ("/" + "/".join(written) + end).encode("utf-8", "replace").decode("latin-1")
     try:
-        request(path).check_path()
+        check_path(path)
     except BadRequest:
         return
     decoded = unquote(path, "latin-1")
@@ -53,7 +39,7 @@ def test_a_path_that_passes_cannot_be_read_in_two_ways(segments: list[str], end:
 )
 def test_ordinary_paths_pass(path: str) -> None:
     """Nothing that a client needs is refused."""
-    request(path).check_path()
+    check_path(path)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +57,33 @@ def test_ordinary_paths_pass(path: str) -> None:
 def test_forwarded_addresses_are_believed_of_trusted_proxies_only(peer: str, forwarded: str, expected: str) -> None:
     """What a client wrote itself stands before what the trusted proxy added, and is not reached."""
     headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
-    assert request("/", *headers, peer=peer).client_address([ip_network("10.0.0.0/8")]) == expected
+    assert client_address(Request("GET", b"/", headers, peer), [ip_network("10.0.0.0/8")]) == expected
 
 
 def test_without_trusted_proxies_the_peer_counts() -> None:
     """By default nobody is believed."""
-    assert request("/", (b"x-forwarded-for", b"192.0.2.7")).client_address([]) == "10.0.0.1"
+    request = Request("GET", b"/", [(b"x-forwarded-for", b"192.0.2.7")], "10.0.0.1")
+    assert client_address(request, []) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query", "name"),
+    [
+        (b"/a/b?c=d?e", "/a/b", b"c=d?e", "a"),
+        (b"http://host:1/a%2fb?", "/a%2fb", b"", "a%2fb"),
+        (b"/?a=http://host/b", "/", b"a=http://host/b", ""),
+        (b"//a/b", "//a/b", b"", ""),
+        (b"/\xe9", "/\xe9", b"", "\xe9"),
+    ],
+)
+def test_a_target_is_taken_as_it_was_sent(target: bytes, path: str, query: bytes, name: str) -> None:
+    """Path and query are what the client wrote, and an absolute target is its path."""
+    request = Request("GET", target, [])
+    assert (request.path, request.query, provider_name(request.path)) == (path, query, name)
+
+
+@pytest.mark.parametrize("target", [b"", b"*", b"host:443", b"a/b", b"http://host", b"?a"])
+def test_a_target_without_a_path_is_none(target: bytes) -> None:
+    """What CONNECT, `OPTIONS *` and mistaken clients ask for is refused."""
+    with pytest.raises(ValueError, match="neither a path"):
+        Request("GET", target, [])

@@ -1,32 +1,29 @@
-"""The ASGI application: what a request passes on its way, and the one place that maps failures to statuses."""
+"""What a request passes on its way, and the one place that maps failures to statuses."""
 
 import asyncio
-import os
 import time
 from typing import NamedTuple
 
 import structlog
 
+from bridgecore import Reply, Request
 from bridgeserver import health
-from bridgeserver.config import Config
 from bridgeserver.content import decode
 from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, NotFound, UnsupportedEncoding
 from bridgeserver.generation import Generation
 from bridgeserver.guard import Guard
-from bridgeserver.headers import Pairs, for_client
+from bridgeserver.headers import answer_lines
 from bridgeserver.identity import Caller, presented_token
-from bridgeserver.interception import ID_HEADER, Interception
-from bridgeserver.logs import configure_logs
+from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
 from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.providers import Credential, Provider, Route
 from bridgeserver.relay import Watch, relay
-from bridgeserver.reply import Reply
-from bridgeserver.request import Receive, Request, Scope, Send, discard_body, read_body
+from bridgeserver.request import check_head, check_path, client_address, provider_name, read_body
 from bridgeserver.tokens import redact
-from bridgeserver.worker import Place, Worker
+from bridgeserver.worker import Worker
 
 log = structlog.get_logger("bridgecore")
 
@@ -35,45 +32,22 @@ ANTHROPIC, OPENAI = Messages(), Responses()
 
 
 class Application:
-    """The application of one worker process."""
+    """What a worker does with its requests."""
 
-    def __init__(self, config: Config, place: Place) -> None:
-        self._config = config
-        self._place = place
-        self._worker: Worker | None = None
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one scope: the worker's lifespan, or one request."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http" and self._worker is not None:
-            request, reply = Request(scope), Reply(send)
-            if request.path.startswith("/-/"):
-                await health.answer(self._worker, request, receive, reply)
-            else:
-                await Call(self._worker, request, reply).run(receive)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Answer one request."""
         try:
-            self._worker = Worker(self._config, self._place)
-            await self._worker.start()
-        except Exception as exc:
-            log.exception("worker_start_failed")
-            await send({"type": "lifespan.startup.failed", "message": str(exc)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._worker.close()
-        await send({"type": "lifespan.shutdown.complete"})
-
-
-def load(config: Config, place: Place) -> Application:
-    """Return the application of a new worker process; Granian calls it there."""
-    # Signals to the process group, a Ctrl-C among them, are for the parent alone, which drains before it stops.
-    os.setpgid(0, 0)
-    configure_logs(config.server.log_format, config.server.log_level)
-    return Application(config, place)
+            if request.path.startswith("/-/"):
+                await health.answer(self._worker, request, reply)
+            else:
+                await Call(self._worker, request, reply).run()
+        except Exception:
+            log.exception("request_failed", method=request.method, path=redact(request.path))
+        finally:
+            reply.close()
 
 
 class Target(NamedTuple):
@@ -107,39 +81,37 @@ class Call:
         self._interception: Interception | None = None
         self._has_body = False
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self) -> None:
         """Answer the request, whatever happens; an answer that broke off is left without its end."""
         started = time.monotonic()
         try:
             self._worker.admit()
             try:
-                await self._serve(receive)
+                await self._serve()
             finally:
                 self._worker.admission.leave()
         except ClientClosed as error:
             if not self._has_body:  # it left, or it sent a body that cannot be read
-                await self._refuse(BadRequest(str(error)))
+                self._refuse(BadRequest(str(error)))
         except BridgeError as error:
-            await self._refuse(error)
-            if not self._has_body:
-                await discard_body(receive)
+            self._refuse(error)
         except Exception:
             log.exception("request_failed", method=self._request.method, path=redact(self._request.path))
-            await self._refuse(BridgeError("the gateway failed; its log says why"))
+            self._refuse(BridgeError("the gateway failed; its log says why"))
         finally:
             if self._worker.config.server.access_log:
                 self._log_access(time.monotonic() - started)
 
-    async def _serve(self, receive: Receive) -> None:
+    async def _serve(self) -> None:
         worker, request = self._worker, self._request
-        request.check_head(worker.config.server.max_head_bytes)
-        if request.method == "HEAD" and request.path.rstrip("/") == f"/{request.provider_name}":
-            await self._answer_probe()
+        check_head(request, worker.config.server.max_head_bytes)
+        if request.method == "HEAD" and request.path.rstrip("/") == f"/{provider_name(request.path)}":
+            self._answer_probe()
             return
         presented = presented_token(request)
-        address = request.client_address(worker.trusted_proxies)
+        address = client_address(request, worker.trusted_proxies)
         caller = await worker.keyring.authenticate(presented.text, address)
-        request.check_path()
+        check_path(request.path)
         generation = worker.generation  # taken once, and kept to the end
         provider = self._provider(generation)
         provider.check_enabled()
@@ -147,34 +119,33 @@ class Call:
         self._protocol = route.protocol or provider.error_protocol
         target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - an ASGI application runs in a task
+        assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guard(task)
         try:
             with guard:
-                body = await self._read_body(receive, guard)
+                body = await self._read_body(guard)
                 try:
-                    await self._forward(caller, target, body, receive, guard)
+                    await self._forward(caller, target, body, guard)
                 finally:
                     worker.budget.give_back(len(body))
         finally:
             worker.release(guard)
 
-    async def _answer_probe(self) -> None:
+    def _answer_probe(self) -> None:
         """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""
         self._provider(self._worker.generation).check_enabled()
-        await self._reply.whole(200, b"", b"text/plain")
+        self._reply.whole(200, b"content-type: text/plain\r\n", b"")
 
     def _provider(self, generation: Generation) -> Provider:
-        provider = generation.providers.get(self._request.provider_name)
+        provider = generation.providers.get(provider_name(self._request.path))
         if provider is None:
             raise NotFound(f"route not supported: {self._request.method} {self._request.path}")
         return provider
 
-    async def _read_body(self, receive: Receive, guard: Guard) -> bytes:
+    async def _read_body(self, guard: Guard) -> bytes:
         server = self._worker.config.server
         body = await read_body(
             self._request,
-            receive,
             guard,
             max_bytes=server.max_body_bytes,
             timeout_s=server.body_timeout_s,
@@ -183,17 +154,14 @@ class Call:
         self._has_body = True
         return body
 
-    async def _forward(self, caller: Caller, target: Target, body: bytes, receive: Receive, guard: Guard) -> None:
+    async def _forward(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
         """Send the request on, and stop when the client leaves meanwhile."""
         guard.expect(float("inf"), ClientClosed)
-        watch = asyncio.ensure_future(_client_leaves(receive, guard))
-        try:
-            if target.route.protocol is None:
-                await self._pass_through(caller, target, body, guard)
-            else:
-                await self._intercept(caller, target, target.route.protocol, body, guard)
-        finally:
-            watch.cancel()
+        self._request.on_lost(guard.leave)
+        if target.route.protocol is None:
+            await self._pass_through(caller, target, body, guard)
+        else:
+            await self._intercept(caller, target, target.route.protocol, body, guard)
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider
@@ -238,27 +206,26 @@ class Call:
             head = target.request_head(request, body)
             connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
             answer = connection.head
-            headers = for_client(answer.headers) if answer is not None else []
-            await relay(connection, headers, self._reply, guard, worker.timeouts, watch)
+            assert answer is not None  # noqa: S101 - the request was sent, so the head is here
+            await relay(connection, answer_lines(answer.headers), self._reply, guard, worker.timeouts, watch)
 
-    async def _refuse(self, error: BridgeError) -> None:
+    def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""
-        if self._reply.status is not None:
+        if self._reply.status:
             return
         protocol = self._protocol or self._guess_protocol()
-        headers: Pairs = []
+        lines = b"content-type: application/json\r\n"
         if error.should_retry is not None:
-            headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+            lines += b"x-should-retry: true\r\n" if error.should_retry else b"x-should-retry: false\r\n"
         if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % error.retry_after_s))
+            lines += b"retry-after: %d\r\n" % error.retry_after_s
         if self._interception is not None:
-            headers.append((ID_HEADER, self._interception.id.encode()))
-        body = protocol.error_body(error.status, str(error), error.error_type)
-        await self._reply.whole(error.status, body, b"application/json", headers)
+            lines += ID_LINE % self._interception.id.encode()
+        self._reply.whole(error.status, lines, protocol.error_body(error.status, str(error), error.error_type))
 
     def _guess_protocol(self) -> Protocol:
         """Return the protocol whose client this seems to be, where no route has told."""
-        provider = self._worker.generation.providers.get(self._request.provider_name)
+        provider = self._worker.generation.providers.get(provider_name(self._request.path))
         if provider is not None:
             return provider.error_protocol
         return ANTHROPIC if b"anthropic-version" in self._request.headers else OPENAI
@@ -268,7 +235,7 @@ class Call:
             "request",
             method=self._request.method,
             path=redact(self._request.path),
-            status=self._reply.status,
+            status=self._reply.status or None,
             duration_ms=round(duration_s * 1000, 1),
             interception=self._interception.id if self._interception else None,
         )
@@ -276,9 +243,3 @@ class Call:
 
 def _relay_as_it_is(chunk: bytes, _is_last: bool) -> bytes:
     return chunk
-
-
-async def _client_leaves(receive: Receive, guard: Guard) -> None:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        guard.end(ClientClosed("the client left before the answer was whole"))

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import structlog
@@ -38,10 +38,8 @@ ANSWER_S = 10.0
 """How long a worker waits for the parent's answer."""
 
 
-class Command(msgspec.Struct, frozen=True, tag=True):
-    """What the parent tells its workers to do."""
-
-    do: Literal["drain", "stop"]
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """The gateway is about to stop: new requests should go elsewhere."""
 
 
 class Lag(msgspec.Struct, frozen=True, tag=True):
@@ -82,7 +80,7 @@ class Asked(msgspec.Struct, frozen=True, tag=True):
     ask: Ask
 
 
-Down = Command | Lag | Snapshot | Answered
+Down = Drain | Lag | Snapshot | Answered
 Up = Report | Asked
 
 
@@ -98,7 +96,7 @@ class ControlServer:
         self._writers: set[asyncio.StreamWriter] = set()
         self._latest: dict[asyncio.StreamWriter, Report] = {}
         self._gone: Counter[str] = Counter()
-        self._command: Command | None = None
+        self._is_draining = False
         self._snapshot: Snapshot | None = None
         self._reported = threading.Condition()
         self._ready: Future[None] = Future()
@@ -120,10 +118,10 @@ class ControlServer:
         self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def tell(self, command: Command) -> None:
-        """Send *command* to every worker, and to those that connect later. Callable from any thread."""
-        self._command = command
-        self._loop.call_soon_threadsafe(self._send, command)
+    def drain(self) -> None:
+        """Have every worker drain, those that connect later too. Callable from any thread."""
+        self._is_draining = True
+        self._loop.call_soon_threadsafe(self._send, Drain())
 
     def publish(self, snapshot: Snapshot) -> None:
         """Have every worker serve *snapshot*, those that connect later too. Callable from any thread."""
@@ -179,9 +177,10 @@ class ControlServer:
 
     async def _serve_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        for message in (self._snapshot, self._command):
-            if message is not None:
-                writer.write(_line(message))
+        if self._snapshot is not None:
+            writer.write(_line(self._snapshot))
+        if self._is_draining:
+            writer.write(_line(Drain()))
         try:
             while line := await reader.readline():
                 self._hear(_decode_up(line), writer)

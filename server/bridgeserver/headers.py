@@ -73,6 +73,16 @@ def for_client(pairs: Pairs, *, drop_length: bool = False) -> Pairs:
     ]
 
 
+def lines(pairs: Pairs) -> bytes:
+    """Return the fields as they are written, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+
+
+def answer_lines(pairs: Pairs, *, drop_length: bool = False) -> bytes:
+    """Return the upstream's fields that travel back, as `lines`."""
+    return lines(for_client(pairs, drop_length=drop_length))
+
+
 def _nominated(pairs: Pairs) -> frozenset[bytes]:
     """Return the fields that `Connection` names as meant for the next hop only."""
     values = [value for name, value in pairs if name == b"connection"]

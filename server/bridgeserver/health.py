@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from bridgecore import Reply, Request
 from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
 from bridgeserver.errors import (
     BodyTooLarge,
@@ -20,16 +21,15 @@ from bridgeserver.errors import (
     RequestTimeout,
     Unauthorized,
 )
-from bridgeserver.headers import Pairs
+from bridgeserver.headers import Pairs, lines
 from bridgeserver.identity import Caller
 from bridgeserver.providers.provider import bearer_token
-from bridgeserver.reply import Reply
-from bridgeserver.request import Network, Receive, Request, discard_body
+from bridgeserver.request import Network, check_unbroken, client_address
 from bridgeserver.tokens import redact
 
 log = structlog.get_logger("bridgecore")
 
-TEXT = b"text/plain; charset=utf-8"
+TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 HEALTH, READINESS, METRICS, API = "/-/healthz", "/-/readyz", "/-/metrics", "/-/api/"
 READ = frozenset({"GET", "HEAD"})
 BODY_TIMEOUT_S = 10.0
@@ -66,77 +66,61 @@ class Host(Protocol):
         ...
 
 
-async def answer(worker: Host, request: Request, receive: Receive, reply: Reply) -> None:
+async def answer(worker: Host, request: Request, reply: Reply) -> None:
     """Answer a request below `/-/`; an unknown one is 404."""
     path = request.path
     if path in {HEALTH, READINESS}:
         await _answer_health(worker, request, reply)
     elif path == METRICS or path.startswith(API):
-        await _Administration(worker, request, receive).run(reply)
+        _send(reply, await _administer(worker, request))
     else:
         text = f"route not supported: {request.method} {redact(path)}\n"
-        await reply.whole(404, text.encode(), TEXT)
+        reply.whole(404, TEXT, text.encode())
 
 
 async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
     if request.method not in READ:
-        await reply.whole(405, b"method not allowed: use GET or HEAD\n", TEXT, [(b"allow", b"GET, HEAD")])
+        reply.whole(405, TEXT + b"allow: GET, HEAD\r\n", b"method not allowed: use GET or HEAD\n")
     elif request.path == HEALTH:
-        await reply.whole(200, b"ok\n", TEXT)
+        reply.whole(200, TEXT, b"ok\n")
     elif request.method == "GET" and (caller := await _known_admin(worker, request)) is not None:
-        await _send(reply, await _forward(worker, request, b"", caller))
+        _send(reply, await _forward(worker, request, b"", caller))
     elif worker.is_ready:
-        await reply.whole(200, b"ok\n", TEXT)
+        reply.whole(200, TEXT, b"ok\n")
     else:
-        await reply.whole(503, b"not ready\n", TEXT, [(b"retry-after", b"1")])
+        reply.whole(503, TEXT + b"retry-after: 1\r\n", b"not ready\n")
 
 
-class _Administration:
-    """One request that only an administrator may make."""
+async def _administer(worker: Host, request: Request) -> Answer:
+    """Return the answer to a request that only an administrator may make, whatever happens."""
+    try:
+        caller = await _caller(worker, request)
+        if not caller.is_admin:
+            return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
+        body = await _read_body(request)
+    except ClientClosed as error:
+        return refusal(400, str(error))
+    except BridgeError as error:
+        return _refusal_of(error)
+    return await _forward(worker, request, body, caller)
 
-    def __init__(self, worker: Host, request: Request, receive: Receive) -> None:
-        self._worker = worker
-        self._request = request
-        self._receive = receive
-        self._has_body = False
 
-    async def run(self, reply: Reply) -> None:
-        """Answer it, whatever happens."""
-        await _send(reply, await self._answer())
-        if not self._has_body:
-            await discard_body(self._receive)
-
-    async def _answer(self) -> Answer:
-        try:
-            caller = await _caller(self._worker, self._request)
-            if not caller.is_admin:
-                return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
-            body = await self._read_body()
-        except ClientClosed as error:
-            return refusal(400, str(error))
-        except BridgeError as error:
-            return _refusal_of(error)
-        return await _forward(self._worker, self._request, body, caller)
-
-    async def _read_body(self) -> bytes:
-        announced = self._request.headers.get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-            raise _too_large()
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await self._receive()
-                    if message["type"] != "http.request":
-                        raise ClientClosed("the request's body broke off, or its framing is wrong")
-                    body += message.get("body", b"")
-                    if len(body) > MAX_BODY_BYTES:
-                        raise _too_large()
-                    if not message.get("more_body"):
-                        self._has_body = True
-                        return bytes(body)
-        except TimeoutError as exc:
-            raise RequestTimeout(f"the request's body was not whole within {BODY_TIMEOUT_S:g} s") from exc
+async def _read_body(request: Request) -> bytes:
+    if request.length > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                body += request.take()
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
+                if request.complete:
+                    return bytes(body)
+                check_unbroken(request)
+                await request.wait()
+    except TimeoutError as exc:
+        raise RequestTimeout(f"the request's body was not whole within {BODY_TIMEOUT_S:g} s") from exc
 
 
 async def _caller(worker: Host, request: Request) -> Caller:
@@ -145,7 +129,7 @@ async def _caller(worker: Host, request: Request) -> Caller:
     token = bearer_token(values[0]) if len(values) == 1 else None
     if token is None or not token.startswith("bc_"):
         raise Unauthorized("no gateway key: send an administrator's key, once, as `Authorization: Bearer bc_…`")
-    return await worker.keyring.authenticate(token, request.client_address(worker.trusted_proxies))
+    return await worker.keyring.authenticate(token, client_address(request, worker.trusted_proxies))
 
 
 async def _known_admin(worker: Host, request: Request) -> Caller | None:
@@ -179,14 +163,12 @@ async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) 
         return refusal(500, "the gateway failed; its log says why")
 
 
-async def _send(reply: Reply, answer: Answer) -> None:
-    headers: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-    headers.append((b"cache-control", b"no-store"))
-    if answer.status == 204:  # has no body, and says nothing of one
-        await reply.start(204, headers)
-        await reply.write(b"", more=False)
-    else:
-        await reply.whole(answer.status, answer.body, answer.content_type.encode(), headers)
+def _send(reply: Reply, answer: Answer) -> None:
+    fields: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    fields.append((b"cache-control", b"no-store"))
+    if answer.status != 204:  # has no body, and says nothing of one
+        fields.append((b"content-type", answer.content_type.encode()))
+    reply.whole(answer.status, lines(fields), answer.body)
 
 
 def _refusal_of(error: BridgeError) -> Answer:

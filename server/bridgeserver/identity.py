@@ -13,12 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
-from bridgecore import Cache, FlightGroup
+from bridgecore import Cache, FlightGroup, Request
 from bridgeserver import tokens
 from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
 from bridgeserver.providers.provider import bearer_token
-from bridgeserver.request import Request
 from bridgeserver.store.reader import Reader
 
 log = structlog.get_logger("bridgecore")

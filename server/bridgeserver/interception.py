@@ -1,15 +1,14 @@
 """The life of one bridged request: record, send, relay, account, end."""
 
-import asyncio
 from typing import NamedTuple
 
-from bridgecore import Connection
+from bridgecore import Connection, Reply, Request
 from bridgeserver.account import Account
 from bridgeserver.bridge import RequestBridge
 from bridgeserver.clients import detect
 from bridgeserver.errors import BridgeError, ClientClosed, Ended
 from bridgeserver.guard import Guard
-from bridgeserver.headers import Pairs, for_client
+from bridgeserver.headers import answer_lines
 from bridgeserver.journal import Journal
 from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol
@@ -18,14 +17,10 @@ from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, new_id, now_us
 from bridgeserver.relay import Timeouts, relay
-from bridgeserver.reply import Reply
-from bridgeserver.request import Request
 from bridgeserver.upstream import Exchange
 
-ID_HEADER = b"x-bridge-interception-id"
-
-LAST_WORDS_S = 1.0
-"""How long a client has to take the error event before its broken stream is aborted."""
+ID_LINE = b"x-bridge-interception-id: %b\r\n"
+"""What every answer to a bridged request carries."""
 
 
 class Means(NamedTuple):
@@ -87,10 +82,11 @@ class Interception:
         except BridgeError as error:
             can_add_event = self._account is not None and self._account.is_between_events
             self._end(recorder, reply, exchange, error)
-            if reply.status is None:
+            if not reply.status:
                 raise
             if can_add_event and not isinstance(error, ClientClosed):
-                await self._last_words(reply, error)
+                # A client that still reads is told why its stream breaks off.
+                reply.write(self._protocol.error_event(str(error), error.error_type), more=True)
         except BaseException as error:
             self._end(recorder, reply, exchange, BridgeError(f"the gateway failed: {type(error).__name__}"))
             raise
@@ -102,8 +98,7 @@ class Interception:
         assert head is not None  # noqa: S101 - the request was sent, so the head is here
         account = Account(self._protocol.tap(), head.status, head.headers, drop_extra_usage=self._asked_for_usage)
         self._account = account
-        headers: Pairs = for_client(head.headers, drop_length=account.edits)
-        headers.append((ID_HEADER, self.id.encode()))
+        lines = answer_lines(head.headers, drop_length=account.edits) + ID_LINE % self.id.encode()
 
         def watch(chunk: bytes, is_last: bool) -> bytes:
             out, findings = account.feed(chunk) if chunk else (b"", [])
@@ -113,7 +108,7 @@ class Interception:
             self._note(account, findings, recorder)
             return out
 
-        await relay(connection, headers, reply, guard, self._means.timeouts, watch)
+        await relay(connection, lines, reply, guard, self._means.timeouts, watch)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
         for found in findings:
@@ -136,7 +131,7 @@ class Interception:
         if error is not None:
             recorder.end(
                 _status_of(error),
-                http_status=reply.status if reply.status or isinstance(error, ClientClosed) else error.status,
+                http_status=reply.status or (None if isinstance(error, ClientClosed) else error.status),
                 attempts=exchange.attempts,
                 error_type=error.error_type,
                 error_message=str(error),
@@ -150,14 +145,6 @@ class Interception:
             error_type=failure.error_type if failure else None,
             error_message=failure.message if failure else None,
         )
-
-    async def _last_words(self, reply: Reply, error: BridgeError) -> None:
-        """Tell the client of a stream why it breaks off."""
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                await reply.write(self._protocol.error_event(str(error), error.error_type), more=True)
-        except TimeoutError:
-            return
 
     def _record(self, credential: Credential) -> InterceptionRecord:
         headers = self._request.headers

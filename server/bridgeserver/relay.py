@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from bridgecore import Connection
+from bridgecore import Connection, Reply
 from bridgeserver.errors import BadResponse, ClientClosed, UpstreamTimeout
 from bridgeserver.guard import Guard
-from bridgeserver.headers import Pairs
-from bridgeserver.reply import Reply
 
 Watch = Callable[[bytes, bool], bytes]
 """Sees the bytes of a body before the client does, and whether they are the last; returns what to send on."""
@@ -26,25 +24,26 @@ class Timeouts:
 
 
 async def relay(
-    connection: Connection, headers: Pairs, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Watch
+    connection: Connection, lines: bytes, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Watch
 ) -> None:
-    """Send the response whose head *connection* holds, with *headers* in place of its own.
+    """Send the response whose head *connection* holds, with the header fields *lines* in place of its own.
 
     What arrives in one read leaves in one write, and the next read waits until the client has taken it. Raises
     BadResponse when the response breaks off.
     """
     head = connection.head
     assert head is not None  # noqa: S101 - the request was sent, so the head is here
-    guard.expect(timeouts.client_s, timeouts.client_error)
-    await reply.start(head.status, headers)
+    reply.start(head.status, lines)
     if not (connection.has_bytes or connection.complete):
-        await reply.write(b"", more=True)  # the head need not wait for the body
+        reply.write(b"", more=True)  # the head need not wait for the body
     while True:
         chunk, is_last = connection.take(), connection.complete
         out = watch(chunk, is_last)
         if out or is_last:
-            guard.expect(timeouts.client_s, timeouts.client_error)
-            await reply.write(out, more=not is_last)
+            reply.write(out, more=not is_last)
+            if reply.is_full:
+                guard.expect(timeouts.client_s, timeouts.client_error)
+                await reply.drain()
         if is_last:
             return
         if not (connection.complete or connection.has_bytes):

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import signal
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,10 +13,10 @@ import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
-from bridgeserver.control import Command, ControlClient, Lag, Report, Snapshot
+from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
 from bridgeserver.errors import BridgeError, GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.generation import Generation
-from bridgeserver.guard import Guard
+from bridgeserver.guard import Guard, Guards
 from bridgeserver.identity import Keyring
 from bridgeserver.interception import Means
 from bridgeserver.journal import Journal
@@ -32,10 +32,6 @@ log = structlog.get_logger("bridgecore")
 
 SWEEP_S = 1.0
 """How often bridges whose time is over are looked for."""
-
-
-def _ignore() -> None:
-    """Do nothing about a signal."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -54,7 +50,6 @@ class Worker:
         self.config = config
         self.loop = asyncio.get_running_loop()
         self.timeouts = Timeouts(upstream_s=server.upstream_idle_timeout_s, client_s=server.client_stall_s)
-        self.tick_s = min(server.body_timeout_s, server.client_stall_s, server.upstream_idle_timeout_s) / 10
         self.trusted_proxies = [ip_network(network, strict=False) for network in server.trusted_proxies]
         self.admission = Admission(server.max_streams)
         self.budget = Budget(server.max_buffered_bytes)
@@ -62,7 +57,8 @@ class Worker:
         self.is_draining = False
         self._is_stopped = False
         self._lag_s = 0.0
-        self._guards: set[Guard] = set()
+        shortest_s = min(server.body_timeout_s, server.client_stall_s, server.upstream_idle_timeout_s)
+        self._guards = Guards(self.loop, shortest_s / 10)
         self._upstreams = Upstreams(
             Limits(
                 connections=server.upstream_pool,
@@ -80,21 +76,20 @@ class Worker:
         self.ownership = Ownership(self.journal, self._reader, self._executor)
         self.means = Means(self.journal, self.ownership, self.timeouts)
         self._control = ControlClient(
-            place.control, self._report, {Command: self._obey, Lag: self._note_lag, Snapshot: self._publish}
+            place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
         )
         self._followers: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Connect to the parent and begin to follow the store."""
-        # How a worker ends is the parent's business, also when somebody signals every process there is.
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
-            self.loop.add_signal_handler(number, _ignore)
+    async def start(self, on_drain: Callable[[], None]) -> None:
+        """Connect to the parent and begin to follow the store; call *on_drain* when new requests are unwanted."""
+        self._on_drain = on_drain
         await self.keyring.refresh()
         await self._control.start()
         self._followers = [asyncio.create_task(self.keyring.follow()), asyncio.create_task(self._sweep())]
 
     async def close(self) -> None:
         """Let go of everything; all requests have ended."""
+        self._guards.stop()
         for task in self._followers:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
@@ -147,14 +142,11 @@ class Worker:
         """Return a guard for the request that *task* serves; `release` takes it back. Raises GatewayStopped."""
         if self._is_stopped:
             raise _stopped()
-        guard = Guard(task, self.loop, self.tick_s)
-        self._guards.add(guard)
-        return guard
+        return self._guards.open(task)
 
     def release(self, guard: Guard) -> None:
         """Take back the guard of a request that has ended."""
-        guard.close()
-        self._guards.discard(guard)
+        self._guards.close(guard)
 
     @property
     def _is_behind(self) -> bool:
@@ -176,6 +168,11 @@ class Worker:
         upstreams = self._upstreams.reach(provider.origin for provider in providers.values())
         self.pool.publish(Generation(snapshot.number, providers, upstreams))
         self._control.report()
+
+    def stop(self) -> None:
+        """End what still runs, and what begins from now on."""
+        self.is_draining = self._is_stopped = True
+        self._guards.end(_stopped)
 
     def _report(self) -> Report:
         stats = self.pool.stats()
@@ -200,12 +197,9 @@ class Worker:
             await asyncio.sleep(SWEEP_S)
             self.pool.sweep()
 
-    def _obey(self, command: Command) -> None:
+    def _drain(self, _message: Drain) -> None:
         self.is_draining = True
-        if command.do == "stop":
-            self._is_stopped = True
-            for guard in list(self._guards):
-                guard.end(_stopped())
+        self._on_drain()
 
 
 def _stopped() -> GatewayStopped:
