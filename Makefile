@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 
-CORE_TESTS := $(foreach room,cache hashing http1 scan serving singleflight sse,$(wildcard tests/test_$(room)*.py))
+CORE_TESTS := $(foreach room,cache hashing heads http1 scan serving singleflight sse,$(wildcard tests/test_$(room)*.py))
 SANITIZERS = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
 TRACES ?=
 

@@ -2,6 +2,7 @@
 
 from bridgecore.cache import Cache, Cause, Closed, Lease, Outcome, Stats
 from bridgecore.hashing import hash2, pseudonym, siphash13
+from bridgecore.heads import by_name, values_with, write_lines
 from bridgecore.http1 import Connection, Head
 from bridgecore.scan import find_member, find_members
 from bridgecore.serving import ClientConnection, Reply, Request, Server
@@ -27,9 +28,12 @@ __all__ = [
     "Scanner",
     "Server",
     "Stats",
+    "by_name",
     "find_member",
     "find_members",
     "hash2",
     "pseudonym",
     "siphash13",
+    "values_with",
+    "write_lines",
 ]

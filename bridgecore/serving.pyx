@@ -83,6 +83,8 @@ cdef class Request:
     """The fields by name; of several values of one name the first."""
     cdef readonly str peer
     """The address that the request came from."""
+    cdef readonly Py_ssize_t head_bytes
+    """The length of the head: its target and its fields."""
     cdef readonly Py_ssize_t length
     """The length that was announced for the body; -1 if none was."""
     cdef readonly bint complete
@@ -115,8 +117,10 @@ cdef class Request:
         self.peer = peer
         self.fields = fields
         self.headers = {}
+        self.head_bytes = PyBytes_GET_SIZE(target)
         for name, value in fields:
             PyDict_SetDefault(self.headers, name, value)
+            self.head_bytes += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
         announced = self.headers.get(b"content-length")
         self.length = int(announced) if announced is not None and len(announced) < 19 and announced.isdigit() else -1
         self._chunks = []

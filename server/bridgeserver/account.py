@@ -8,8 +8,8 @@ from typing import Protocol as Interface
 
 import structlog
 
-from bridgecore import Scanner
-from bridgeserver.headers import Pairs, by_name
+from bridgecore import Scanner, by_name
+from bridgeserver.headers import Pairs
 from bridgeserver.protocols import Failure, Finding, Tap
 from bridgeserver.protocols.failure import classify
 

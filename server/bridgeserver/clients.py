@@ -1,6 +1,7 @@
 """Which client sent a request, and in which of its sessions: a table, and how to read it."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -47,17 +48,34 @@ CLIENTS: tuple[Client, ...] = (
     Client("Cursor", marker=b"x-cursor-client-version"),
 )
 
+AGENT_BYTES = max(len(start) for client in CLIENTS for start in client.user_agents)
+"""What has to be looked at of a user agent."""
+
+MARKS = (b"originator", *(client.marker for client in CLIENTS if client.marker is not None))
+"""Headers other than the user agent by which a client is known."""
+
 
 def detect(header: Header, session_hint: str | None) -> tuple[str, str | None]:
     """Return the client's name and its session id.
 
     *session_hint* is `Facts.session_hint`; it is read only for a client that keeps its session there.
     """
-    user_agent = (header(b"user-agent") or b"").lower()
-    for client in CLIENTS:
-        if _is_sent_by(client, user_agent, header):
-            return client.name, _session_id(client, header, session_hint)
-    return UNKNOWN, None
+    user_agent = (header(b"user-agent") or b"")[:AGENT_BYTES].lower()
+    if any(header(name) is not None for name in MARKS):
+        client = next((client for client in CLIENTS if _is_sent_by(client, user_agent, header)), None)
+    else:
+        client = _of_user_agent(user_agent)
+    if client is None:
+        return UNKNOWN, None
+    return client.name, _session_id(client, header, session_hint)
+
+
+@lru_cache(1024)
+def _of_user_agent(user_agent: bytes) -> Client | None:
+    """Return the client that is known by its user agent; there are few of them, and each sends many requests."""
+    return next(
+        (client for client in CLIENTS if client.user_agents and user_agent.startswith(client.user_agents)), None
+    )
 
 
 def _is_sent_by(client: Client, user_agent: bytes, header: Header) -> bool:

@@ -1,6 +1,8 @@
-"""Header fields: which ones travel on, in both directions, and how a request's are looked up."""
+"""Header fields: which ones travel on, in both directions."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+
+from bridgecore import write_lines
 
 Pairs = list[tuple[bytes, bytes]]
 """Header fields in their order, names in lower case."""
@@ -39,51 +41,19 @@ NOT_UPSTREAM = (
 NOT_UPSTREAM_PREFIXES = (b"x-bridge-", b"x-coder-", b"x-ai-bridge-", b"x-forwarded-")
 NOT_WITH_CENTRAL_KEY = frozenset({b"openai-organization", b"openai-project"})
 NOT_BACK = HOP_BY_HOP | {b"set-cookie", b"alt-svc"}
+NOT_BACK_WITH_LENGTH = NOT_BACK | {b"content-length"}
 
 
-def by_name(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the fields by name; the first of several values counts."""
-    headers: Headers = {}
-    for name, value in pairs:
-        headers.setdefault(name, value)
-    return headers
+def held_back(*, is_central: bool, replaced: Collection[bytes] = ()) -> frozenset[bytes]:
+    """Return which of a client's fields do not travel on to a provider; those that it is given anew among them."""
+    return NOT_UPSTREAM | (NOT_WITH_CENTRAL_KEY if is_central else frozenset()) | frozenset(replaced)
 
 
-def for_upstream(pairs: Pairs, *, is_central: bool, replaced: Collection[bytes] = ()) -> Pairs:
-    """Return the client's fields that travel on; the credential is added by the provider."""
-    nominated = _nominated(pairs)
-    return [
-        (name, value)
-        for name, value in pairs
-        if name not in NOT_UPSTREAM
-        and not name.startswith(NOT_UPSTREAM_PREFIXES)
-        and not (is_central and name in NOT_WITH_CENTRAL_KEY)
-        and name not in nominated
-        and name not in replaced
-    ]
-
-
-def for_client(pairs: Pairs, *, drop_length: bool = False) -> Pairs:
-    """Return the upstream's fields that travel back; *drop_length* where the body will be another one."""
-    nominated = _nominated(pairs)
-    return [
-        (name, value)
-        for name, value in pairs
-        if name not in NOT_BACK and name not in nominated and not (drop_length and name == b"content-length")
-    ]
-
-
-def lines(pairs: Pairs) -> bytes:
-    """Return the fields as they are written, each with its CRLF."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+def request_lines(pairs: Pairs, held_back: frozenset[bytes]) -> bytes:
+    """Return a client's fields that travel on, as the lines of a head."""
+    return write_lines(pairs, held_back, NOT_UPSTREAM_PREFIXES)
 
 
 def answer_lines(pairs: Pairs, *, drop_length: bool = False) -> bytes:
-    """Return the upstream's fields that travel back, as `lines`."""
-    return lines(for_client(pairs, drop_length=drop_length))
-
-
-def _nominated(pairs: Pairs) -> frozenset[bytes]:
-    """Return the fields that `Connection` names as meant for the next hop only."""
-    values = [value for name, value in pairs if name == b"connection"]
-    return frozenset(field.strip().lower() for value in values for field in value.split(b","))
+    """Return a provider's fields that travel back; *drop_length* where the body will be another one."""
+    return write_lines(pairs, NOT_BACK_WITH_LENGTH if drop_length else NOT_BACK)

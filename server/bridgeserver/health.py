@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from bridgecore import Reply, Request
+from bridgecore import Reply, Request, write_lines
 from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
 from bridgeserver.errors import (
     BodyTooLarge,
@@ -21,7 +21,7 @@ from bridgeserver.errors import (
     RequestTimeout,
     Unauthorized,
 )
-from bridgeserver.headers import Pairs, lines
+from bridgeserver.headers import Pairs
 from bridgeserver.identity import Caller
 from bridgeserver.providers.provider import bearer_token
 from bridgeserver.request import Network, check_unbroken, client_address
@@ -168,7 +168,7 @@ def _send(reply: Reply, answer: Answer) -> None:
     fields.append((b"cache-control", b"no-store"))
     if answer.status != 204:  # has no body, and says nothing of one
         fields.append((b"content-type", answer.content_type.encode()))
-    reply.whole(answer.status, lines(fields), answer.body)
+    reply.whole(answer.status, write_lines(fields), answer.body)
 
 
 def _refusal_of(error: BridgeError) -> Answer:

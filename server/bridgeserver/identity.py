@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
-from bridgecore import Cache, FlightGroup, Request
+from bridgecore import Cache, FlightGroup, Request, values_with
 from bridgeserver import tokens
 from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
@@ -49,10 +49,11 @@ def presented_token(request: Request) -> Presented:
     """Return the gateway token of *request*; raise Unauthorized if there is none, or a second one anywhere."""
     found = _find_token(request)
     # Any header may travel on, so a token that strays into one would leave the house.
-    carriers = [value.decode("latin-1") for _name, value in request.fields if b"bc_" in value]
-    target = unquote_to_bytes(request.path) + b"?" + unquote_to_bytes(request.query)
-    seen = sum(len(tokens.TOKEN_PATTERN.findall(value)) for value in carriers)
-    if seen > 1 or tokens.TOKEN_PATTERN.search(target.decode("latin-1")):
+    seen = b" ".join(values_with(request.fields, b"bc_")).decode("latin-1")
+    target = request.path + "?" + request.query.decode("latin-1")
+    if "%" in target:
+        target = unquote_to_bytes(target).decode("latin-1")
+    if len(tokens.TOKEN_PATTERN.findall(seen)) > 1 or ("bc_" in target and tokens.TOKEN_PATTERN.search(target)):
         raise Unauthorized("the request holds a second gateway key; send one key, in one header")
     if found is None:
         raise Unauthorized(

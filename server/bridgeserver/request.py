@@ -39,9 +39,8 @@ def client_address(request: Request, trusted: Collection[Network]) -> str:
 
 def check_head(request: Request, max_bytes: int) -> None:
     """Raise HeadTooLarge if the head is longer than *max_bytes*."""
-    size = len(request.path) + len(request.query) + sum(len(name) + len(value) + 4 for name, value in request.fields)
-    if size > max_bytes:
-        raise HeadTooLarge(f"the request's head has {size} bytes; at most {max_bytes} are accepted")
+    if request.head_bytes > max_bytes:
+        raise HeadTooLarge(f"the request's head has {request.head_bytes} bytes; at most {max_bytes} are accepted")
 
 
 def check_path(path: str) -> None:

@@ -36,7 +36,26 @@ class _Glance(msgspec.Struct):
     choices: list[_GlancedChoice] | None = None
 
 
+class _AnsweredMessage(msgspec.Struct):
+    tool_calls: Any = None
+
+
+class _AnsweredChoice(msgspec.Struct):
+    message: _AnsweredMessage | None = None
+
+
+class _Answer(msgspec.Struct):
+    """What is looked at of a whole answer; the text is passed over."""
+
+    id: Any = None
+    error: Any = None
+    usage: Any = None
+    choices: list[_AnsweredChoice] | None = None
+
+
 _REQUEST = msgspec.json.Decoder(_Request)
+_ANSWER = msgspec.json.Decoder(_Answer)
+_COUNTS = openai.Counts("prompt", "completion")
 
 # One typed pass over a chunk costs 0.7 µs; byte tests that no white space or text can deceive cost 2.2 µs.
 _GLANCE = msgspec.json.Decoder(_Glance)
@@ -101,16 +120,14 @@ class ChatTap:
         return self._chunk(lenient.mapping(lenient.read(data)))
 
     def body(self, data: bytes) -> list[Finding]:
-        answer = lenient.read(data)
-        if not isinstance(answer, dict):
-            return []
-        members = lenient.mapping(answer)
-        self._envelope(members)
+        try:
+            answer = _ANSWER.decode(data)
+        except (ValueError, RecursionError):
+            return self._odd_body(lenient.read(data))
+        self._envelope(answer.id, answer.usage, answer.error)
         self.complete = self.failure is None
-        choices = map(lenient.mapping, lenient.array(members.get("choices")))
-        messages = [lenient.mapping(choice.get("message")) for choice in choices]
-        calls = (call for message in messages for call in lenient.array(message.get("tool_calls")))
-        return [_Call(lenient.mapping(call)).finding() for call in calls]
+        messages = [choice.message for choice in answer.choices or () if choice.message is not None]
+        return _calls([message.tool_calls for message in messages])
 
     def is_extra_usage(self, data: bytes) -> bool:
         try:
@@ -118,6 +135,16 @@ class ChatTap:
         except (ValueError, RecursionError):
             chunk = lenient.fill(_Glance, lenient.mapping(lenient.read(data)))
         return chunk.choices == [] and isinstance(chunk.usage, dict)
+
+    def _odd_body(self, answer: Any) -> list[Finding]:
+        """Take an answer that is not of the shape that was promised."""
+        if not isinstance(answer, dict):
+            return []
+        members = lenient.mapping(answer)
+        self._envelope(members.get("id"), members.get("usage"), members.get("error"))
+        self.complete = self.failure is None
+        choices = map(lenient.mapping, lenient.array(members.get("choices")))
+        return _calls([lenient.mapping(choice.get("message")).get("tool_calls") for choice in choices])
 
     def _is_only_text(self, data: bytes) -> bool:
         """Whether nothing is to be learnt from a chunk: most are so, and are not looked at again."""
@@ -136,21 +163,20 @@ class ChatTap:
         )
 
     def _chunk(self, members: dict[str, Any]) -> list[Finding]:
-        self._envelope(members)
+        self._envelope(members.get("id"), members.get("usage"), members.get("error"))
         found: list[Finding] = []
         for choice in map(lenient.mapping, lenient.array(members.get("choices"))):
             found += self._choice(choice)
         self.complete = bool(self._is_finished) and all(self._is_finished.values())
         return found
 
-    def _envelope(self, members: dict[str, Any]) -> None:
+    def _envelope(self, response_id: Any, usage: Any, error: Any) -> None:
         """Take what a chunk and a whole answer have in common."""
-        self.response_id = self.response_id or lenient.identifier(members.get("id"))
-        usage = members.get("usage")
+        self.response_id = self.response_id or lenient.identifier(response_id)
         if isinstance(usage, dict):
-            self.usage = openai.read_usage(lenient.mapping(usage), "prompt", "completion")
-        if members.get("error") is not None:
-            self.failure = reported(members["error"])
+            self.usage = _COUNTS.read(lenient.mapping(usage))
+        if error is not None:
+            self.failure = reported(error)
 
     def _choice(self, choice: dict[str, Any]) -> list[Finding]:
         index = lenient.count(choice.get("index")) or 0
@@ -203,6 +229,10 @@ class _Call:
 
     def finding(self) -> Tool:
         return Tool(self._call_id, self._name, str(self._arguments))
+
+
+def _calls(of_messages: list[Any]) -> list[Finding]:
+    return [_Call(lenient.mapping(call)).finding() for calls in of_messages for call in lenient.array(calls)]
 
 
 def _prompt(message: dict[str, Any]) -> str | None:

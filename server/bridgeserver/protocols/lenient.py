@@ -67,8 +67,7 @@ def identifier(value: Any) -> str:
 
 def count(value: Any) -> int | None:
     """Return a number of things, or None where it is not one that can be stored."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INTEGER_LIMIT
-    return value if is_count else None
+    return value if type(value) is int and 0 <= value <= INTEGER_LIMIT else None
 
 
 def member_text(data: bytes, *path: str) -> str | None:

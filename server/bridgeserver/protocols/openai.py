@@ -26,23 +26,37 @@ _CODES: dict[int, str] = {
 }
 
 
-def read_usage(members: dict[str, Any], asked: str, answered: str) -> Usage:
-    """Read a usage object whose members begin with *asked* and *answered*, as `prompt` and `completion`.
+class Counts:
+    """Reads usage objects whose members begin with *asked* and *answered*, as `prompt` and `completion`."""
 
-    OpenAI counts cached tokens, read or written, within the input; here each token is counted once.
-    """
-    asked_details = lenient.mapping(members.get(f"{asked}_tokens_details"))
-    answered_details = lenient.mapping(members.get(f"{answered}_tokens_details"))
-    cache_read = lenient.count(asked_details.get("cached_tokens")) or 0
-    cache_write = lenient.count(asked_details.get("cache_write_tokens")) or 0
-    total = lenient.count(members.get(f"{asked}_tokens")) or 0
-    return Usage(
-        input=max(0, total - cache_read - cache_write),
-        output=lenient.count(members.get(f"{answered}_tokens")) or 0,
-        cache_read=cache_read,
-        cache_write=cache_write,
-        extra=_details(asked, asked_details) | _details(answered, answered_details),
-    )
+    def __init__(self, asked: str, answered: str) -> None:
+        self._asked = f"{asked}_tokens"
+        self._answered = f"{answered}_tokens"
+        self._asked_details = f"{asked}_tokens_details"
+        self._answered_details = f"{answered}_tokens_details"
+        self._extra_asked = [(f"{name}_tokens", f"{asked}_{name}") for name in _DETAILS]
+        self._extra_answered = [(f"{name}_tokens", f"{answered}_{name}") for name in _DETAILS]
+
+    def read(self, members: dict[str, Any]) -> Usage:
+        """Return the counts; OpenAI's input includes cached tokens, read or written, and here each is counted once."""
+        count = lenient.count
+        asked = lenient.mapping(members.get(self._asked_details))
+        answered = lenient.mapping(members.get(self._answered_details))
+        cache_read = count(asked.get("cached_tokens")) or 0
+        cache_write = count(asked.get("cache_write_tokens")) or 0
+        total = count(members.get(self._asked)) or 0
+        extra: dict[str, int] = {}
+        for details, names in ((asked, self._extra_asked), (answered, self._extra_answered)):
+            for member, name in names:
+                if member in details and (found := count(details[member])) is not None:
+                    extra[name] = found
+        return Usage(
+            max(0, total - cache_read - cache_write),
+            count(members.get(self._answered)) or 0,
+            cache_read,
+            cache_write,
+            extra,
+        )
 
 
 def error_object(message: str, error_type: ErrorType, status: int | None = None) -> dict[str, str | None]:
@@ -58,8 +72,3 @@ def error_object(message: str, error_type: ErrorType, status: int | None = None)
 def error_body(status: int, message: str, error_type: ErrorType) -> bytes:
     """Return a failure as a JSON body."""
     return msgspec.json.encode({"error": error_object(message, error_type, status)})
-
-
-def _details(prefix: str, members: dict[str, Any]) -> dict[str, int]:
-    counts = ((name, lenient.count(members.get(f"{name}_tokens"))) for name in _DETAILS)
-    return {f"{prefix}_{name}": found for name, found in counts if found is not None}

@@ -21,6 +21,7 @@ class _Request(msgspec.Struct):
     input: str | list[msgspec.Raw] | None = None
 
 
+_COUNTS = openai.Counts("input", "output")
 _REQUEST = msgspec.json.Decoder(_Request)
 
 
@@ -137,7 +138,7 @@ class ResponsesTap:
         self.object_ids = tuple(filter(None, ids))
         usage = response.get("usage")
         if isinstance(usage, dict):
-            self.usage = openai.read_usage(lenient.mapping(usage), "input", "output")
+            self.usage = _COUNTS.read(lenient.mapping(usage))
 
     def _item(self, position: int, item: dict[str, Any]) -> list[Finding]:
         """Take an output item, once: positions are compared, since some providers change an item's id."""

@@ -3,9 +3,10 @@
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
+from bridgecore import write_lines
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import NotFound, ProviderDisabled, Unauthorized
-from bridgeserver.headers import Headers, Pairs, for_upstream
+from bridgeserver.headers import Headers, Pairs, held_back, request_lines
 from bridgeserver.protocols import Protocol
 from bridgeserver.secret import hint
 from bridgeserver.upstream import Origin
@@ -72,6 +73,14 @@ class Provider:
         self._extra_headers = [(name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()]
         self._auth = config.auth
         self._central = self._central_credential(config)
+        replaced = [name for name, _value in self._extra_headers]
+        self._held_back = held_back(is_central=True, replaced=replaced)
+        self._held_back_from_byok = held_back(is_central=False, replaced=replaced)
+        # A head of the routes that matter differs from the next one in little; that part is written once.
+        self._openings: dict[str, bytes] = {}
+        if self._central is not None:
+            for path in kind.bridged:
+                self._openings[path] = self._opening("POST", path, b"", self._central)
 
     def check_enabled(self) -> None:
         """Raise ProviderDisabled if this provider is switched off."""
@@ -113,22 +122,24 @@ class Provider:
         self, method: str, route: Route, query: bytes, headers: Pairs, credential: Credential, body_bytes: int
     ) -> bytes:
         """Return the head of the upstream request, with its blank line."""
-        target = self._base_path + route.path.encode()
+        is_central = credential.kind == "centralized"
+        opening = None if query or not is_central else self._openings.get(route.path)
+        if opening is None:
+            opening = self._opening(method, route.path, query, credential)
+        lines = request_lines(headers, self._held_back if is_central else self._held_back_from_byok)
+        if body_bytes or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (opening, lines, body_bytes)
+        return opening + lines + b"\r\n"
+
+    def _opening(self, method: str, path: str, query: bytes, credential: Credential) -> bytes:
+        """Return what a head begins with: all that is not the client's."""
+        target = self._base_path + path.encode()
         if self._query or query:
             target += b"?" + b"&".join(filter(None, (self._query, query)))
-        lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + self._host]
-        extra = self._extra_headers
-        is_central = credential.kind == "centralized"
-        for name, value in for_upstream(headers, is_central=is_central, replaced=[name for name, _ in extra]):
-            lines.append(b"%b: %b" % (name, value))
-        lines += [b"%b: %b" % pair for pair in extra]
+        fields = [(b"host", self._host), (b"accept-encoding", b"identity"), *self._extra_headers]
         if credential.name:
-            lines.append(b"%b: %b" % (credential.name, credential.value))
-        lines.append(b"accept-encoding: identity")
-        if body_bytes or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
-            lines.append(b"content-length: %d" % body_bytes)
-        lines.append(b"\r\n")
-        return b"\r\n".join(lines)
+            fields.append((credential.name, credential.value))
+        return b"%b %b HTTP/1.1\r\n%b" % (method.encode(), target, write_lines(fields))
 
     def _methods(self, below: str) -> frozenset[str]:
         methods = self._kind.passthrough.get(below)
