@@ -131,7 +131,12 @@ def test_what_is_known_is_completed_by_a_later_batch(store: Store, known: str) -
     """A batch that brings beginning and end again adds what was missing, beside others that are new."""
     before: list[AnyRecord] = [samples.interception(1), samples.end(1)]
     store.apply(before[:1] if known == "begun" else before)
-    batch = [samples.interception(1), samples.end(1, http_status=500), samples.interception(2), samples.end(2)]
+    batch: list[AnyRecord] = [
+        samples.interception(1),
+        samples.end(1, http_status=500),
+        samples.interception(2),
+        samples.end(2),
+    ]
     assert store.apply(batch) == (3 if known == "begun" else 2)
     first, second = samples.tables(store.path)["interceptions"]
     assert (first["http_status"], second["http_status"]) == (500 if known == "begun" else 200, 200)
