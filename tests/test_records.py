@@ -1,5 +1,6 @@
 """The record types' helpers: ids that sort by time, and text that fits."""
 
+import os
 import uuid
 
 from hypothesis import given
@@ -15,6 +16,27 @@ def test_ids_are_uuids_that_sort_by_time() -> None:
     milliseconds = [item.int >> 80 for item in ids]
     assert milliseconds == sorted(milliseconds)
     assert len(set(ids)) == 100
+
+
+def test_ids_are_not_repeated() -> None:
+    """Ids are drawn many at a time, and each is handed out once."""
+    assert len({new_id() for _ in range(1000)}) == 1000
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    """What was drawn before a fork is used by one of the two processes."""
+    new_id()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, "\n".join(new_id() for _ in range(50)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="ascii") as lines:
+        theirs = {line.strip()[14:] for line in lines}
+    os.waitpid(child, 0)
+    assert len(theirs) == 50
+    assert theirs.isdisjoint({new_id()[14:] for _ in range(200)})
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=50), st.integers(0, 60))
