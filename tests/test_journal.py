@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bridgeserver import journal as journals
+from bridgeserver import tail as tails
 from bridgeserver.errors import NotRecordable, StoreError
 from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, frame, segment_path
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, UserPrompt
@@ -88,29 +89,108 @@ def in_loop(scenario: Callable[[], Any]) -> Any:
     return asyncio.run(scenario())
 
 
-def test_records_arrive_in_order(tmp_path: Path) -> None:
-    """What was begun and appended is read back as it was, one write for all of a turn."""
-    writes = list[int]()
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of all writes from now on."""
+    sizes = list[int]()
+    original = os.pwrite
+
+    def counting(descriptor: int, data: bytes, offset: int) -> int:
+        sizes.append(len(data))
+        return original(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", counting)
+    return sizes
+
+
+def test_records_arrive_in_order(tmp_path: Path, writes: list[int]) -> None:
+    """What was begun and appended is read back as it was: a write for a beginning, one for the rest of a turn."""
 
     async def scenario() -> list[AnyRecord]:
         journal = Journal(tmp_path, max_bytes=1 << 30)
-        original = os.pwrite
-
-        def counting(descriptor: int, data: bytes, offset: int) -> int:
-            writes.append(len(data))
-            return original(descriptor, data, offset)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "pwrite", counting)
-            begun = journal.begin([interception(1), prompt(1, "hé\x00\n")])
-            journal.append(end(1))
-            await begun
+        await journal.begin([interception(1), prompt(1, "hé\x00\n")])
+        assert len(writes) == 1
+        journal.append(prompt(1, "more"))
+        journal.append(end(1))
+        await asyncio.sleep(0)
+        assert len(writes) == 2
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
 
-    assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), end(1)]
-    assert len(writes) == 1
+    assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), prompt(1, "more"), end(1)]
+    assert len(writes) == 2
+
+
+def test_a_beginning_is_kept_at_once(tmp_path: Path, writes: list[int]) -> None:
+    """A beginning is in the file before `begin` returns, takes along what is queued, and costs no turn of the loop."""
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        turns = list[int]()
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        await journal.begin([interception(1)])
+        journal.append(end(1))
+        await journal.begin([interception(2)])
+        assert not turns
+        records = read_all(Tail(tmp_path / journal.worker))
+        await asyncio.sleep(0)
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(1), end(1), interception(2)]
+    assert len(writes) == 2
+
+
+def test_a_refused_beginning_leaves_nothing(tmp_path: Path) -> None:
+    """When the write of a beginning fails it is no interception, and what was queued before it is written later."""
+
+    def full(_descriptor: int, _data: bytes, _offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        await journal.begin([interception(1)])
+        journal.append(end(1))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(NotRecordable, match="No space left"):
+                await journal.begin([interception(2), prompt(2, "x")])
+        assert journal.open_interceptions == 0
+        await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert in_loop(scenario) == [interception(1), end(1)]
+
+
+def test_a_beginning_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """When the queue no longer fits beside it, a beginning is still one write, whose failure withdraws all of it."""
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        for number in range(7):
+            await journal.begin([interception(number), prompt(number, "x" * 1_000_000)])
+        journal.append(prompt(0, "y" * 1_000_000))
+        original = os.pwrite
+
+        def short_of_the_second(descriptor: int, data: bytes, offset: int) -> int:
+            return original(descriptor, data[: len(data) - (b'"i7"' in data)], offset)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", short_of_the_second)
+            with pytest.raises(NotRecordable, match="cut short"):
+                await journal.begin([interception(7), prompt(7, "z" * 1_000_000)])
+        for number in range(7):
+            journal.append(end(number))
+        await asyncio.sleep(0)
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    records = in_loop(scenario)
+    assert records[14:] == [prompt(0, "y" * 1_000_000), *map(end, range(7))]
 
 
 def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -> None:
@@ -201,11 +281,18 @@ def test_a_failing_write_refuses_the_request(tmp_path: Path, monkeypatch: pytest
     in_loop(scenario)
 
 
-def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path) -> None:
-    """Callers of one turn share a write; one that is cancelled while it waits cancels nobody else."""
+def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers of one turn share a sync; one that is cancelled while it waits cancels nobody else."""
+    may_sync = threading.Event()
+    synced = list[int]()
+
+    def slow(descriptor: int) -> None:
+        may_sync.wait(10)
+        synced.append(descriptor)
 
     async def scenario() -> list[AnyRecord]:
-        journal = Journal(tmp_path, max_bytes=1 << 30)
+        journal = Journal(tmp_path, max_bytes=1 << 30, sync="always")
+        monkeypatch.setattr(os, "fsync", slow)
 
         async def begin(number: int) -> None:
             await journal.begin([interception(number)])
@@ -213,6 +300,7 @@ def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path) -> None:
         first, second = (asyncio.create_task(begin(number)) for number in range(2))
         await asyncio.sleep(0)
         first.cancel()
+        may_sync.set()
         await second
         assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
         records = read_all(Tail(tmp_path / journal.worker))
@@ -220,6 +308,7 @@ def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path) -> None:
         return records
 
     assert in_loop(scenario) == [interception(0), interception(1)]
+    assert len(synced) == 1
 
 
 def test_room_is_not_counted_twice_when_a_frame_does_not_fit(tmp_path: Path) -> None:
@@ -330,6 +419,19 @@ def test_a_record_of_another_version_holds_nothing_up(tmp_path: Path) -> None:
     assert (tmp_path / "dead.damaged").read_bytes() == strange + b"\n"
 
 
+def test_a_strange_record_does_not_take_its_frame_along(tmp_path: Path) -> None:
+    """Of a frame with several records only those that cannot be read are kept aside."""
+    strange = b'{"kind":"of another version"}'
+    payload = b"\n".join([frame(interception(1))[FRAME.size :], strange, frame(end(1))[FRAME.size :]])
+    abandoned(tmp_path, FRAME.pack(len(payload), zlib.crc32(payload)) + payload + frame(interception(2)))
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [interception(1), end(1), interception(2)]
+    assert (tmp_path / "dead.damaged").read_bytes() == strange + b"\n"
+
+
 @pytest.mark.parametrize("sync", ["none", "interval", "always"])
 def test_every_sync_policy_keeps_records(tmp_path: Path, sync: journals.Sync) -> None:
     """Records are there whatever the policy; `always` waits for the disk first."""
@@ -367,6 +469,32 @@ def test_ships_leftovers_and_ends_what_was_open(tmp_path: Path) -> None:
     assert shelf.records == [interception(1), interception(2), end(1)]
     assert shelf.interrupted == [("dead", 2001)]
     assert not folder.exists()
+
+
+def test_ships_what_older_versions_wrote(tmp_path: Path) -> None:
+    """A frame for each record, as earlier versions wrote them, beside frames of several."""
+    first: list[AnyRecord] = [interception(1), prompt(1, "a\nb"), end(1)]
+    old = b"".join(map(frame, first))
+    abandoned(tmp_path, old + frame(interception(2), prompt(2, "c\nd")) + frame(end(2)))
+    shelf = Shelf()
+    shipper = Shipper(tmp_path, shelf)
+    while shipper.ship():
+        pass
+    assert shelf.records == [
+        *first,
+        interception(2),
+        prompt(2, "c\nd"),
+        end(2),
+    ]
+
+
+def test_frames_of_any_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a reading ends, in a header, in a payload, or at a border, the records are the same."""
+    records: list[AnyRecord] = [interception(1), prompt(1, "x" * 300), end(1), interception(2), end(2)]
+    folder = abandoned(tmp_path, frame(*records[:2]) + b"".join(map(frame, records[2:])))
+    for size in range(FRAME.size, 700):
+        monkeypatch.setattr(tails, "READ_BYTES", size)
+        assert read_all(Tail(folder)) == records
 
 
 def test_a_torn_last_frame_is_left_out(tmp_path: Path) -> None:
@@ -487,10 +615,11 @@ def test_what_was_kept_survives_kill_9(tmp_path: Path) -> None:
 
 
 def test_frames_are_as_documented() -> None:
-    """The format on disk is a contract between versions: length, CRC-32, JSON."""
+    """The format on disk is a contract between versions: length, CRC-32, JSON, one record a line."""
     data = frame(end(7))
     length, checksum = FRAME.unpack_from(data)
     payload = data[FRAME.size :]
     assert length == len(payload)
     assert checksum == zlib.crc32(payload)
     assert payload.startswith(b'{"kind":"end","interception_id":"i7","status":"completed"')
+    assert frame(end(7), end(8))[FRAME.size :] == payload + b"\n" + frame(end(8))[FRAME.size :]

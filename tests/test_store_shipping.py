@@ -126,6 +126,23 @@ def test_the_order_within_a_batch_does_not_matter(store: Store) -> None:
     assert samples.tables(store.path) == expected
 
 
+@pytest.mark.parametrize("known", ["begun", "ended"])
+def test_what_is_known_is_completed_by_a_later_batch(store: Store, known: str) -> None:
+    """A batch that brings beginning and end again adds what was missing, beside others that are new."""
+    before: list[AnyRecord] = [samples.interception(1), samples.end(1)]
+    store.apply(before[:1] if known == "begun" else before)
+    batch: list[AnyRecord] = [
+        samples.interception(1),
+        samples.end(1, http_status=500),
+        samples.interception(2),
+        samples.end(2),
+    ]
+    assert store.apply(batch) == (3 if known == "begun" else 2)
+    first, second = samples.tables(store.path)["interceptions"]
+    assert (first["http_status"], second["http_status"]) == (500 if known == "begun" else 200, 200)
+    assert store.open_workers() == []
+
+
 def test_children_may_come_at_any_time(store: Store) -> None:
     """What belongs to an interception is kept before it, and after its end."""
     store.apply([samples.prompt()])

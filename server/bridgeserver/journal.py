@@ -6,10 +6,13 @@ before a request is accepted and not at its end. It holds frames:
 
     length  u32 little-endian; 0: nothing was written here yet; 0xffffffff: sealed, go on in the next segment
     crc     u32 little-endian, CRC-32 of the payload
-    payload one record as JSON
+    payload records as JSON, one a line; older versions wrote a frame for each
 
-All records of one turn of the event loop go out in one `write`. A record counts as kept when that write has
-returned: the page cache survives the death of the process. What a power cut may take is set by `sync`.
+Records that are made at the same time share a frame. Those of a running interception go out in one `write` at
+the end of a turn of the event loop, or with the next beginning. A beginning is written at once: that costs less
+than it would to wait for the turn to end, and its caller goes on without a trip through the loop. A record
+counts as kept when its write has returned: the page cache survives the death of the process. What a power cut
+may take is set by `sync`.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ import fcntl
 import os
 import struct
 import zlib
+from collections.abc import Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,9 +50,13 @@ Sync = Literal["none", "interval", "always"]
 _encode = msgspec.json.Encoder().encode
 
 
-def frame(record: AnyRecord) -> bytes:
-    """Return *record* as it stands in a segment."""
-    payload = _encode(record)
+def frame(*records: AnyRecord) -> bytes:
+    """Return *records* as they stand in a segment when they were made at the same time."""
+    return _frame([_encode(record) for record in records])
+
+
+def _frame(lines: Sequence[bytes]) -> bytes:
+    payload = b"\n".join(lines)
     return FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
@@ -67,6 +75,18 @@ def allocate(path: Path, size: int) -> int:
     return descriptor
 
 
+class _Kept(Awaitable[None]):
+    """An awaitable that is done: awaiting it does not go through the loop."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None]:
+        yield from ()
+
+
+KEPT = _Kept()
+
+
 class Journal:
     """The worker's side: appends records, refuses new interceptions before there is no room to end them.
 
@@ -81,14 +101,15 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._lock = _make_worker_folder(folder, self.worker)
         self._number = 0
+        self._oldest = 1
         self._spares: list[int] = []
         self._segment = self._add_segment()
         self._offset = 0
         self._open = 0
-        self._frames: list[bytes] = []
+        self._lines: list[bytes] = []
         self._queued_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
-        self._scheduled = False
+        self._is_scheduled = False
         self._sync_timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -97,23 +118,35 @@ class Journal:
         """Interceptions that were appended and have not ended."""
         return self._open
 
-    def begin(self, records: list[AnyRecord]) -> asyncio.Future[None]:
-        """Append an interception and what belongs to it; the future is done once they are kept.
+    def begin(self, records: Sequence[AnyRecord]) -> Awaitable[None]:
+        """Write an interception and what belongs to it; they are kept once the result is done.
 
-        Raises NotRecordable if there is no room. When the future raises it, the write failed: nothing may go
-        upstream, but the interception counts as open until its end is appended.
+        Unless `sync` is "always" it is done already, and awaiting it costs no trip through the loop.
+
+        Raises NotRecordable if there is no room, or if the write fails: then there is no interception. When the
+        result raises it, the sync failed: nothing may go upstream, but the interception is open until its end.
         """
-        frames = [frame(record) for record in records]
-        size = sum(map(len, frames))
+        lines = [_encode(record) for record in records]
+        size = _size(lines)
         if self._retry is not None:
             raise NotRecordable("the journal cannot be written at the moment")
         if not self._has_room(size, (self._open + 1) * RESERVE_BYTES):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
+        try:
+            self._write(lines, size)
+        except OSError as exc:
+            self._write_failed(exc)
+            raise NotRecordable(f"the journal cannot be written: {exc.strerror}") from exc
         self._open += 1
-        self._queue(frames, size)
+        if self._sync == "none":
+            return KEPT
+        if self._sync == "interval":
+            self._sync_soon()
+            return KEPT
         # One for each caller: a caller that is cancelled cancels its own.
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
+        self._schedule()
         return waiter
 
     def append(self, record: AnyRecord) -> None:
@@ -121,13 +154,17 @@ class Journal:
 
         A record that would take the room that other interceptions need to end is left out, and logged.
         """
-        data = frame(record)
+        line = _encode(record)
+        size = len(line) + FRAME.size
         if isinstance(record, InterceptionEnd):
             self._open -= 1
-        elif not self._has_room(len(data), self._open * RESERVE_BYTES):
-            log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=len(data))
+        elif not self._has_room(size, self._open * RESERVE_BYTES):
+            log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=size)
             return
-        self._queue([data], len(data))
+        self._lines.append(line)
+        self._queued_bytes += size
+        if not self._is_scheduled:
+            self._schedule()
 
     def close(self) -> None:
         """Write what is queued and let go of the lock, so that the shipper takes the journal as ended."""
@@ -139,53 +176,68 @@ class Journal:
         for descriptor in (self._segment, *self._spares, self._lock):
             os.close(descriptor)
 
-    def _queue(self, frames: list[bytes], size: int) -> None:
-        self._frames += frames
-        self._queued_bytes += size
-        if not self._scheduled:
-            self._scheduled = True
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        """Write what is queued, and sync it as the policy has it."""
+        self._is_scheduled = False
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        waiters, self._waiters = self._waiters, []
-        try:
-            self._write()
-        except OSError as exc:
-            log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
-            _resolve(waiters, f"the journal cannot be written: {exc.strerror}")
-            # What could not be written is kept: the ends of running requests must not be lost.
-            self._retry = self._loop.call_later(RETRY_S, self._flush)
-            return
-        if waiters and self._sync == "always":
-            # A copy of the descriptor: the next turn may close the segment.
-            _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
-        else:
-            _resolve(waiters)
-        if self._sync == "interval" and self._sync_timer is None:
+        if self._lines:
+            try:
+                self._write()
+            except OSError as exc:
+                self._write_failed(exc)
+        if self._sync != "none":
+            self._sync_soon()
+
+    def _write_failed(self, exc: OSError) -> None:
+        log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
+        # What could not be written is kept: the ends of running requests must not be lost.
+        self._retry = self._loop.call_later(RETRY_S, self._flush)
+
+    def _sync_soon(self) -> None:
+        if self._sync == "always":
+            if self._waiters:
+                waiters, self._waiters = self._waiters, []
+                # A copy of the descriptor: the next turn may close the segment.
+                _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
+        elif self._sync_timer is None:
             self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
 
-    def _write(self) -> None:
-        """Write the frames that are queued; those that could not be written stay queued."""
-        # The seal needs the room of one frame header.
-        if self._offset + self._queued_bytes + FRAME.size <= SEGMENT_BYTES:
-            self._put(b"".join(self._frames))
-            self._frames.clear()
-        while self._frames:
-            if self._offset + len(self._frames[0]) + FRAME.size > SEGMENT_BYTES:
-                self._rotate()
-            self._put(self._frames[0])
-            del self._frames[0]
+    def _write(self, lines: Sequence[bytes] = (), size: int = 0) -> None:
+        """Write the records that are queued, then *lines*; what was queued and could not be written stays queued.
 
-    def _put(self, data: bytes) -> None:
-        written = os.pwrite(self._segment, data, self._offset)
-        if written < len(data):
+        Of *lines* all are written, or none.
+        """
+        # The seal needs the room of one frame header.
+        if self._offset + self._queued_bytes + size + FRAME.size <= SEGMENT_BYTES:
+            self._put([*self._lines, *lines])
+            self._lines.clear()
+            self._queued_bytes = 0
+            return
+        while self._lines:
+            first = self._lines[:1]
+            self._put_or_rotate(first)
+            del self._lines[0]
+            self._queued_bytes -= _size(first)
+        if lines:
+            self._put_or_rotate(lines)
+
+    def _put_or_rotate(self, lines: Sequence[bytes]) -> None:
+        if self._offset + _size(lines) + FRAME.size > SEGMENT_BYTES:
+            self._rotate()
+        self._put(lines)
+
+    def _put(self, lines: Sequence[bytes]) -> None:
+        data = _frame(lines)
+        if os.pwrite(self._segment, data, self._offset) < len(data):
             raise OSError(errno.ENOSPC, "the write was cut short")
-        self._offset += written
-        self._queued_bytes -= written
+        self._offset += len(data)
 
     def _rotate(self) -> None:
         following = self._spares.pop(0) if self._spares else self._add_segment()
@@ -200,9 +252,11 @@ class Journal:
         queued = self._queued_bytes + size + FRAME.size
         # What does not fit into the current segment goes to the next one, and the rest of this one is lost.
         left = SEGMENT_BYTES - self._offset
+        if queued + reserve <= left:
+            return True
         usable = left if queued <= left else 0
         while usable + len(self._spares) * SEGMENT_BYTES < queued + reserve:
-            if sum(1 for _ in self._folder.glob("*.seg")) >= self._max_segments:
+            if self._count_segments() >= self._max_segments:
                 return False
             try:
                 self._spares.append(self._add_segment())
@@ -210,6 +264,12 @@ class Journal:
                 log.warning("journal_segment_failed", folder=str(self._folder), reason=exc.strerror)
                 return False
         return True
+
+    def _count_segments(self) -> int:
+        """Return how many segments there are; the shipper removes them, the oldest first."""
+        while self._oldest <= self._number and not segment_path(self._folder, self._oldest).exists():
+            self._oldest += 1
+        return self._number - self._oldest + 1
 
     def _add_segment(self) -> int:
         descriptor = allocate(segment_path(self._folder, self._number + 1), SEGMENT_BYTES)
@@ -229,6 +289,11 @@ def _make_worker_folder(folder: Path, worker: str) -> int:
     fcntl.flock(lock, fcntl.LOCK_EX)
     unlocked.rename(folder / worker)
     return lock
+
+
+def _size(lines: Sequence[bytes]) -> int:
+    """Return the most that *lines* can need in a segment: a frame each."""
+    return sum(map(len, lines)) + len(lines) * FRAME.size
 
 
 def _resolve(waiters: list[asyncio.Future[None]], failure: str | None = None) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
 
 log = structlog.get_logger("bridgecore")
 
-_decode = msgspec.json.Decoder(AnyRecord).decode
+READ_BYTES = 1 << 20
+"""How much of a segment is read at once."""
+
+_decoder = msgspec.json.Decoder(AnyRecord)
 
 
 class Tail:
@@ -26,7 +29,7 @@ class Tail:
         self.folder = folder
         self.worker = folder.name
         self.last_at = 0
-        """Time of the newest record read, in microseconds since the epoch."""
+        """Time of the last record taken, in microseconds since the epoch."""
         self._unreadable: list[bytes] = []
         self._number = min((int(path.stem) for path in folder.glob("*.seg")), default=1)
         self._offset = 0
@@ -63,8 +66,8 @@ class Tail:
         def advance() -> None:
             self._set_aside()
             self._advance(number, offset)
-            for record in records:
-                self.last_at = max(self.last_at, _time_of(record))
+            if records:
+                self.last_at = max(self.last_at, _time_of(records[-1]))
 
         return records, advance
 
@@ -89,26 +92,41 @@ class Tail:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read_segment(self, number: int, offset: int, limit: int) -> tuple[list[AnyRecord], int, bool]:
-        path = segment_path(self.folder, number)
-        records: list[AnyRecord] = []
+        payloads: list[bytes] = []
+        count = 0
+        is_sealed = False
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(segment_path(self.folder, number), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return records, offset, False
+            return [], offset, False
         try:
             for payload, end in read_frames(descriptor, offset):
                 offset = end
                 if payload is None:
-                    return records, offset, True
-                try:
-                    records.append(_decode(payload))
-                except msgspec.DecodeError:
-                    self._unreadable.append(payload)
-                if len(records) >= limit:
+                    is_sealed = True
+                    break
+                payloads.append(payload)
+                count += payload.count(b"\n") + 1
+                if count >= limit:
                     break
         finally:
             os.close(descriptor)
-        return records, offset, False
+        return self._decode(payloads), offset, is_sealed
+
+    def _decode(self, payloads: list[bytes]) -> list[AnyRecord]:
+        """Return the records of *payloads*, and put aside those that this version cannot read."""
+        try:
+            return _decoder.decode_lines(b"\n".join(payloads))
+        except msgspec.DecodeError:
+            return list(self._decode_each(payloads))
+
+    def _decode_each(self, payloads: Iterable[bytes]) -> Iterator[AnyRecord]:
+        for payload in payloads:
+            for line in payload.split(b"\n"):
+                try:
+                    yield _decoder.decode(line)
+                except msgspec.DecodeError:
+                    self._unreadable.append(line)
 
     def _set_aside(self) -> None:
         """Keep the records that this version cannot read, which must not hold up those behind them."""
@@ -133,17 +151,24 @@ def read_frames(descriptor: int, offset: int) -> Iterator[tuple[bytes | None, in
     Stops at the first frame that is not there yet, or whose bytes do not match their checksum: of a living
     worker that is a write under way, of a dead one a torn write.
     """
+    data, start = b"", offset
     while True:
-        header = os.pread(descriptor, FRAME.size, offset)
-        if len(header) < FRAME.size:
-            return
-        length, checksum = FRAME.unpack(header)
+        at = offset - start
+        if at + FRAME.size > len(data):
+            data, start, at = os.pread(descriptor, READ_BYTES, offset), offset, 0
+            if len(data) < FRAME.size:
+                return
+        length, checksum = FRAME.unpack_from(data, at)
         if length == SEALED:
             yield None, offset + FRAME.size
             return
         if length == 0 or length > SEGMENT_BYTES:
             return
-        payload = os.pread(descriptor, length, offset + FRAME.size)
+        at += FRAME.size
+        if at + length > len(data):
+            size = max(READ_BYTES, FRAME.size + length)
+            data, start, at = os.pread(descriptor, size, offset), offset, FRAME.size
+        payload = data[at : at + length]
         if len(payload) < length or zlib.crc32(payload) != checksum:
             return
         offset += FRAME.size + length
