@@ -16,8 +16,9 @@ from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
 
 log = structlog.get_logger("bridgecore")
 
+FIRST_READ_BYTES = 4 << 10
 READ_BYTES = 1 << 20
-"""How much of a segment is read at once."""
+"""How much of a segment is read at once: little at first, as there is little or nothing new most of the time."""
 
 _decoder = msgspec.json.Decoder(AnyRecord)
 
@@ -152,10 +153,12 @@ def read_frames(descriptor: int, offset: int) -> Iterator[tuple[bytes | None, in
     worker that is a write under way, of a dead one a torn write.
     """
     data, start = b"", offset
+    size = min(FIRST_READ_BYTES, READ_BYTES)
     while True:
         at = offset - start
         if at + FRAME.size > len(data):
-            data, start, at = os.pread(descriptor, READ_BYTES, offset), offset, 0
+            data, start, at = os.pread(descriptor, size, offset), offset, 0
+            size = min(size * 8, READ_BYTES)
             if len(data) < FRAME.size:
                 return
         length, checksum = FRAME.unpack_from(data, at)
@@ -166,8 +169,8 @@ def read_frames(descriptor: int, offset: int) -> Iterator[tuple[bytes | None, in
             return
         at += FRAME.size
         if at + length > len(data):
-            size = max(READ_BYTES, FRAME.size + length)
-            data, start, at = os.pread(descriptor, size, offset), offset, FRAME.size
+            data, start, at = os.pread(descriptor, max(size, FRAME.size + length), offset), offset, FRAME.size
+            size = min(size * 8, READ_BYTES)
         payload = data[at : at + length]
         if len(payload) < length or zlib.crc32(payload) != checksum:
             return
