@@ -19,6 +19,9 @@ from bridgeserver.store.stored import LoadedProviders, ProviderChanges, Provider
 
 PREFIX = "sqlite:///"
 BUSY_TIMEOUT_MS = 5000
+CHECKPOINT_PAGES = 4000
+"""When the write-ahead log goes into the database, at 16 MB. The pages at the ends of the indexes change with every
+batch of records; with SQLite's 1000 they are copied more often, which costs 4 µs a request."""
 
 
 def open_store(url: str, *, is_durable: bool = False) -> "Store":
@@ -249,6 +252,7 @@ def open_engine(path: Path, synchronous: str) -> Engine:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     return engine
