@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bridgeserver import journal as journals
+from bridgeserver import shipper as shippers
 from bridgeserver import tail as tails
 from bridgeserver.errors import NotRecordable, StoreError
 from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, frame, segment_path
@@ -551,6 +552,31 @@ def test_measures_for_how_long_the_store_refuses(tmp_path: Path) -> None:
     shelf.fails = False
     assert shipper.attempt() == 1
     assert shipper.lag_s == 0
+
+
+def test_records_gather_between_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While whole batches wait the shipper goes on at once; after less than one it lets records gather."""
+    folder = abandoned(tmp_path, b"".join(frame(interception(number)) for number in range(7)))
+    shelf = Shelf()
+    seen = list[tuple[int, int, float]]()
+    stopped = threading.Event()
+
+    class Bell(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            seen.append((len(shelf.records), len(shelf.interrupted), timeout or 0))
+            self.set()
+            stopped.set()
+            return True
+
+    monkeypatch.setattr(shippers, "BATCH_RECORDS", 3)
+    shipper = Shipper(tmp_path, shelf)
+    monkeypatch.setattr(shipper, "_stopping", Bell())
+    shipper.start()
+    assert stopped.wait(10)
+    assert shipper.stop(10)
+    assert not folder.exists()
+    assert seen[0] == (7, 0, shippers.POLL_S)
+    assert shelf.interrupted == [("dead", 1006)]
 
 
 def test_interceptions_without_a_journal_are_ended(tmp_path: Path) -> None:
