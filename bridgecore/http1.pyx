@@ -15,6 +15,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 MAX_HEAD_BYTES = 64 << 10
 BUFFER_BYTES = 256 << 10
 
+cdef enum:
+    # Below it, copying a body behind its head is cheaper than a write of two buffers.
+    JOIN_BYTES = 16 << 10
+
 
 @cython.final
 cdef class Head:
@@ -100,10 +104,10 @@ cdef class Connection:
         self._is_head_request = is_head_request
         self.head = None
         self.complete = self.received = False
-        if body:
+        if len(body) > JOIN_BYTES:
             self._transport.writelines((head, body))
         else:
-            self._transport.write(head)
+            self._transport.write(head + body)
 
     def wait(self):
         """Return a future for a head, bytes, the end, or the error that broke the response.

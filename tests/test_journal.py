@@ -105,93 +105,23 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_records_arrive_in_order(tmp_path: Path, writes: list[int]) -> None:
-    """What was begun and appended is read back as it was: a write for a beginning, one for the rest of a turn."""
+    """What was begun and appended is read back as it was, one write for all of a turn."""
 
     async def scenario() -> list[AnyRecord]:
         journal = Journal(tmp_path, max_bytes=1 << 30)
-        await journal.begin([interception(1), prompt(1, "hé\x00\n")])
+        begun = journal.begin([interception(1), prompt(1, "hé\x00\n")])
+        other = journal.begin([interception(2)])
+        journal.append(end(1))
+        await begun
         assert len(writes) == 1
-        journal.append(prompt(1, "more"))
-        journal.append(end(1))
-        await asyncio.sleep(0)
-        assert len(writes) == 2
+        await other
+        assert len(writes) == 1
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
 
-    assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), prompt(1, "more"), end(1)]
-    assert len(writes) == 2
-
-
-def test_a_beginning_is_kept_at_once(tmp_path: Path, writes: list[int]) -> None:
-    """A beginning is in the file before `begin` returns, takes along what is queued, and costs no turn of the loop."""
-
-    async def scenario() -> list[AnyRecord]:
-        journal = Journal(tmp_path, max_bytes=1 << 30)
-        turns = list[int]()
-        asyncio.get_running_loop().call_soon(turns.append, 1)
-        await journal.begin([interception(1)])
-        journal.append(end(1))
-        await journal.begin([interception(2)])
-        assert not turns
-        records = read_all(Tail(tmp_path / journal.worker))
-        await asyncio.sleep(0)
-        journal.close()
-        return records
-
-    assert in_loop(scenario) == [interception(1), end(1), interception(2)]
-    assert len(writes) == 2
-
-
-def test_a_refused_beginning_leaves_nothing(tmp_path: Path) -> None:
-    """When the write of a beginning fails it is no interception, and what was queued before it is written later."""
-
-    def full(_descriptor: int, _data: bytes, _offset: int) -> int:
-        raise OSError(28, "No space left on device")
-
-    async def scenario() -> list[AnyRecord]:
-        journal = Journal(tmp_path, max_bytes=1 << 30)
-        await journal.begin([interception(1)])
-        journal.append(end(1))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "pwrite", full)
-            with pytest.raises(NotRecordable, match="No space left"):
-                await journal.begin([interception(2), prompt(2, "x")])
-        assert journal.open_interceptions == 0
-        await asyncio.sleep(0)
-        records = read_all(Tail(tmp_path / journal.worker))
-        journal.close()
-        return records
-
-    assert in_loop(scenario) == [interception(1), end(1)]
-
-
-def test_a_beginning_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    """When the queue no longer fits beside it, a beginning is still one write, whose failure withdraws all of it."""
-
-    async def scenario() -> list[AnyRecord]:
-        journal = Journal(tmp_path, max_bytes=1 << 30)
-        for number in range(7):
-            await journal.begin([interception(number), prompt(number, "x" * 1_000_000)])
-        journal.append(prompt(0, "y" * 1_000_000))
-        original = os.pwrite
-
-        def short_of_the_second(descriptor: int, data: bytes, offset: int) -> int:
-            return original(descriptor, data[: len(data) - (b'"i7"' in data)], offset)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "pwrite", short_of_the_second)
-            with pytest.raises(NotRecordable, match="cut short"):
-                await journal.begin([interception(7), prompt(7, "z" * 1_000_000)])
-        for number in range(7):
-            journal.append(end(number))
-        await asyncio.sleep(0)
-        records = read_all(Tail(tmp_path / journal.worker))
-        journal.close()
-        return records
-
-    records = in_loop(scenario)
-    assert records[14:] == [prompt(0, "y" * 1_000_000), *map(end, range(7))]
+    assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), interception(2), end(1)]
+    assert len(writes) == 1
 
 
 def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -> None:

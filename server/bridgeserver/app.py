@@ -118,7 +118,7 @@ class Call:
         route = provider.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
         target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
-        task = asyncio.current_task()
+        task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guard(task)
         try:

@@ -61,7 +61,7 @@ def detect(header: Header, session_hint: str | None) -> tuple[str, str | None]:
     *session_hint* is `Facts.session_hint`; it is read only for a client that keeps its session there.
     """
     user_agent = (header(b"user-agent") or b"")[:AGENT_BYTES].lower()
-    if any(header(name) is not None for name in MARKS):
+    if any(map(header, MARKS)):
         client = next((client for client in CLIENTS if _is_sent_by(client, user_agent, header)), None)
     else:
         client = _of_user_agent(user_agent)

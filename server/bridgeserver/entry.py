@@ -1,6 +1,7 @@
 """The entry of a worker process: its event loop, its listening socket, and how it ends."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -80,6 +81,9 @@ async def _serve(config: Config, place: Place, listener: socket.socket, orders: 
     )
     ordered = asyncio.Event()
     loop.add_reader(orders.fileno(), ordered.set)
+    # What is here now stays to the end; the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     orders.send_bytes(READY)
     await ordered.wait()
     loop.remove_reader(orders.fileno())

@@ -46,7 +46,7 @@ NOT_BACK_WITH_LENGTH = NOT_BACK | {b"content-length"}
 
 def held_back(*, is_central: bool, replaced: Collection[bytes] = ()) -> frozenset[bytes]:
     """Return which of a client's fields do not travel on to a provider; those that it is given anew among them."""
-    return NOT_UPSTREAM | (NOT_WITH_CENTRAL_KEY if is_central else frozenset()) | frozenset(replaced)
+    return NOT_UPSTREAM | (NOT_WITH_CENTRAL_KEY if is_central else frozenset[bytes]()) | frozenset(replaced)
 
 
 def request_lines(pairs: Pairs, held_back: frozenset[bytes]) -> bytes:

@@ -149,23 +149,24 @@ class Interception:
     def _record(self, credential: Credential) -> InterceptionRecord:
         headers = self._request.headers
         client, session_id = detect(headers.get, self._facts.session_hint)
-        return InterceptionRecord(
-            id=self.id,
-            user_id=self._bridge.caller.user_id,
-            key_id=self._bridge.caller.key_id,
-            provider=self._provider.type,
-            provider_name=self._provider.name,
-            protocol=self._protocol.name,
-            model=self._facts.model,
-            streaming=self._facts.stream,
-            client=client,
-            user_agent=headers.get(b"user-agent", b"").decode("latin-1")[:512],
-            session_id=session_id[:256] if session_id else None,
-            correlating_tool_call_id=self._facts.correlating_tool_call_id,
-            credential_kind=credential.kind,
-            credential_hint=credential.hint,
-            worker=self._means.journal.worker,
-            started_at=now_us(),
+        caller, provider, facts = self._bridge.caller, self._provider, self._facts
+        return InterceptionRecord(  # in the order of its members: names would cost a microsecond
+            self.id,
+            caller.user_id,
+            caller.key_id,
+            provider.type,
+            provider.name,
+            self._protocol.name,
+            facts.model,
+            facts.stream,
+            client,
+            headers.get(b"user-agent", b"")[:512].decode("latin-1"),
+            session_id[:256] if session_id else None,
+            facts.correlating_tool_call_id,
+            credential.kind,
+            credential.hint,
+            self._means.journal.worker,
+            now_us(),
         )
 
 

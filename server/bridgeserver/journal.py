@@ -8,11 +8,9 @@ before a request is accepted and not at its end. It holds frames:
     crc     u32 little-endian, CRC-32 of the payload
     payload records as JSON, one a line; older versions wrote a frame for each
 
-Records that are made at the same time share a frame. Those of a running interception go out in one `write` at
-the end of a turn of the event loop, or with the next beginning. A beginning is written at once: that costs less
-than it would to wait for the turn to end, and its caller goes on without a trip through the loop. A record
-counts as kept when its write has returned: the page cache survives the death of the process. What a power cut
-may take is set by `sync`.
+All records of one turn of the event loop share a frame and go out in one `write`, whoever made them: under load that is
+a system call for dozens of requests. A record counts as kept when that write has returned: the page cache survives the
+death of the process. What a power cut may take is set by `sync`.
 """
 
 import asyncio
@@ -21,7 +19,7 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -75,18 +73,6 @@ def allocate(path: Path, size: int) -> int:
     return descriptor
 
 
-class _Kept(Awaitable[None]):
-    """An awaitable that is done: awaiting it does not go through the loop."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None]:
-        yield from ()
-
-
-KEPT = _Kept()
-
-
 class Journal:
     """The worker's side: appends records, refuses new interceptions before there is no room to end them.
 
@@ -118,13 +104,11 @@ class Journal:
         """Interceptions that were appended and have not ended."""
         return self._open
 
-    def begin(self, records: Sequence[AnyRecord]) -> Awaitable[None]:
-        """Write an interception and what belongs to it; they are kept once the result is done.
+    def begin(self, records: Sequence[AnyRecord]) -> asyncio.Future[None]:
+        """Append an interception and what belongs to it; they are kept once the result is done.
 
-        Unless `sync` is "always" it is done already, and awaiting it costs no trip through the loop.
-
-        Raises NotRecordable if there is no room, or if the write fails: then there is no interception. When the
-        result raises it, the sync failed: nothing may go upstream, but the interception is open until its end.
+        Raises NotRecordable if there is no room. When the result raises it, the write or the sync failed: nothing may
+        go upstream, but the interception counts as open until its end is appended.
         """
         lines = [_encode(record) for record in records]
         size = _size(lines)
@@ -132,21 +116,11 @@ class Journal:
             raise NotRecordable("the journal cannot be written at the moment")
         if not self._has_room(size, (self._open + 1) * RESERVE_BYTES):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
-        try:
-            self._write(lines, size)
-        except OSError as exc:
-            self._write_failed(exc)
-            raise NotRecordable(f"the journal cannot be written: {exc.strerror}") from exc
         self._open += 1
-        if self._sync == "none":
-            return KEPT
-        if self._sync == "interval":
-            self._sync_soon()
-            return KEPT
+        self._queue(lines, size)
         # One for each caller: a caller that is cancelled cancels its own.
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
-        self._schedule()
         return waiter
 
     def append(self, record: AnyRecord) -> None:
@@ -161,10 +135,7 @@ class Journal:
         elif not self._has_room(size, self._open * RESERVE_BYTES):
             log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=size)
             return
-        self._lines.append(line)
-        self._queued_bytes += size
-        if not self._is_scheduled:
-            self._schedule()
+        self._queue((line,), size)
 
     def close(self) -> None:
         """Write what is queued and let go of the lock, so that the shipper takes the journal as ended."""
@@ -176,7 +147,9 @@ class Journal:
         for descriptor in (self._segment, *self._spares, self._lock):
             os.close(descriptor)
 
-    def _schedule(self) -> None:
+    def _queue(self, lines: Sequence[bytes], size: int) -> None:
+        self._lines += lines
+        self._queued_bytes += size
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._flush)
@@ -187,51 +160,37 @@ class Journal:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if self._lines:
-            try:
-                self._write()
-            except OSError as exc:
-                self._write_failed(exc)
-        if self._sync != "none":
-            self._sync_soon()
-
-    def _write_failed(self, exc: OSError) -> None:
-        log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
-        # What could not be written is kept: the ends of running requests must not be lost.
-        self._retry = self._loop.call_later(RETRY_S, self._flush)
-
-    def _sync_soon(self) -> None:
-        if self._sync == "always":
-            if self._waiters:
-                waiters, self._waiters = self._waiters, []
-                # A copy of the descriptor: the next turn may close the segment.
-                _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
-        elif self._sync_timer is None:
+        waiters, self._waiters = self._waiters, []
+        try:
+            self._write()
+        except OSError as exc:
+            log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
+            _resolve(waiters, f"the journal cannot be written: {exc.strerror}")
+            # What could not be written is kept: the ends of running requests must not be lost.
+            self._retry = self._loop.call_later(RETRY_S, self._flush)
+            return
+        if waiters and self._sync == "always":
+            # A copy of the descriptor: the next turn may close the segment.
+            _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
+        else:
+            _resolve(waiters)
+        if self._sync == "interval" and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
 
-    def _write(self, lines: Sequence[bytes] = (), size: int = 0) -> None:
-        """Write the records that are queued, then *lines*; what was queued and could not be written stays queued.
-
-        Of *lines* all are written, or none.
-        """
+    def _write(self) -> None:
+        """Write the records that are queued; those that could not be written stay queued."""
         # The seal needs the room of one frame header.
-        if self._offset + self._queued_bytes + size + FRAME.size <= SEGMENT_BYTES:
-            self._put([*self._lines, *lines])
+        if self._lines and self._offset + self._queued_bytes + FRAME.size <= SEGMENT_BYTES:
+            self._put(self._lines)
             self._lines.clear()
             self._queued_bytes = 0
-            return
         while self._lines:
             first = self._lines[:1]
-            self._put_or_rotate(first)
+            if self._offset + _size(first) + FRAME.size > SEGMENT_BYTES:
+                self._rotate()
+            self._put(first)
             del self._lines[0]
             self._queued_bytes -= _size(first)
-        if lines:
-            self._put_or_rotate(lines)
-
-    def _put_or_rotate(self, lines: Sequence[bytes]) -> None:
-        if self._offset + _size(lines) + FRAME.size > SEGMENT_BYTES:
-            self._rotate()
-        self._put(lines)
 
     def _put(self, lines: Sequence[bytes]) -> None:
         data = _frame(lines)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import structlog
 from opentelemetry import trace
+from opentelemetry.trace import ProxyTracerProvider
 
 from bridgecore import Cache, Cause, FlightAborted, FlightGroup, Lease, Outcome
 from bridgeserver.bridge import Connect, RequestBridge, Toolbox
@@ -113,6 +114,7 @@ class BridgePool:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._closing: asyncio.Task[None] | None = None
+        self._is_traced = _is_traced()
         self._is_over = False
         self._counts: Counter[str] = Counter()
         self._build_s = 0.0
@@ -174,13 +176,12 @@ class BridgePool:
 
     async def acquire(self, caller: Caller, generation: Generation) -> Lease[RequestBridge]:
         """Return a lease on the caller's bridge, which is built if there is none."""
-        if self._closing is not None:
-            raise _closed()
+        if not self._is_traced:
+            lease = self._cached(caller, generation)
+            return lease if lease is not None else await self._built(caller, generation)
         span = tracer.start_span("BridgePool.acquire")
         try:
-            lease = None
-            if generation is self.generation:
-                lease = self._cache.acquire2(caller.user_id, caller.key_id)
+            lease = self._cached(caller, generation)
             if span.is_recording():
                 span.set_attributes({"user_id": caller.user_id, "key_id": caller.key_id})
                 span.add_event("cache_hit" if lease is not None else "cache_miss")
@@ -190,6 +191,11 @@ class BridgePool:
             raise
         finally:
             span.end()
+
+    def _cached(self, caller: Caller, generation: Generation) -> Lease[RequestBridge] | None:
+        if self._closing is not None:
+            raise _closed()
+        return self._cache.acquire2(caller.user_id, caller.key_id) if generation is self.generation else None
 
     async def _built(self, caller: Caller, generation: Generation) -> Lease[RequestBridge]:
         key = (caller.user_id, caller.key_id, generation.number)
@@ -366,6 +372,11 @@ async def _wait_for(tasks: Collection[asyncio.Task[None]]) -> None:
     """Wait until the tasks have ended, but not for one that does not end although it should have long ago."""
     if tasks:
         await asyncio.wait(list(tasks), timeout=2 * SHUT_DOWN_S)
+
+
+def _is_traced() -> bool:
+    """Whether anybody would see a span; one that nobody sees costs more than the look-up that it is about."""
+    return not (isinstance(tracer, trace.ProxyTracer) and isinstance(trace.get_tracer_provider(), ProxyTracerProvider))
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -14,6 +14,8 @@ ALPHABET = string.ascii_letters + string.digits
 ID_LENGTH = 12
 SECRET_LENGTH = 43  # 43 * log2(62) = 256 bits
 
+LENGTH = len("bc_") + ID_LENGTH + len("_") + SECRET_LENGTH
+
 TOKEN_PATTERN = re.compile(rf"bc_([A-Za-z0-9]{{{ID_LENGTH}}})_([A-Za-z0-9]{{{SECRET_LENGTH}}})")
 """Finds a token anywhere in a text, even where it touches other letters."""
 
