@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 import structlog
@@ -123,7 +124,15 @@ class Call:
         guard = worker.guard(task)
         try:
             with guard:
-                body = await self._read_body(guard)
+                server = worker.config.server
+                body = await read_body(
+                    request,
+                    guard,
+                    max_bytes=server.max_body_bytes,
+                    timeout_s=server.body_timeout_s,
+                    budget=worker.budget,
+                )
+                self._has_body = True
                 try:
                     await self._forward(caller, target, body, guard)
                 finally:
@@ -142,31 +151,18 @@ class Call:
             raise NotFound(f"route not supported: {self._request.method} {self._request.path}")
         return provider
 
-    async def _read_body(self, guard: Guard) -> bytes:
-        server = self._worker.config.server
-        body = await read_body(
-            self._request,
-            guard,
-            max_bytes=server.max_body_bytes,
-            timeout_s=server.body_timeout_s,
-            budget=self._worker.budget,
-        )
-        self._has_body = True
-        return body
-
-    async def _forward(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
+    def _forward(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> Awaitable[None]:
         """Send the request on, and stop when the client leaves meanwhile."""
         guard.expect(float("inf"), ClientClosed)
         self._request.on_lost(guard.leave)
         if target.route.protocol is None:
-            await self._pass_through(caller, target, body, guard)
-        else:
-            await self._intercept(caller, target, target.route.protocol, body, guard)
+            return self._pass_through(caller, target, body, guard)
+        return self._intercept(caller, target, target.route.protocol, body, guard)
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider
         facts, sent = self._read(protocol, body)
-        if target.is_shared_account:
+        if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         async with worker.pool.lease(caller, target.generation) as bridge:
@@ -183,7 +179,7 @@ class Call:
 
     def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
         """Return the facts of a body, and the body to send: another one only where usage must be asked for."""
-        encoding = self._request.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+        encoding = self._request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
         is_plain = encoding in {"", "identity"}
         plain = body if is_plain else decode(body, encoding, self._worker.config.server.max_body_bytes)
         facts = protocol.facts(plain)

@@ -1,5 +1,6 @@
 """The life of one bridged request: record, send, relay, account, end."""
 
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 from bridgecore import Connection, Reply, Request
@@ -93,7 +94,7 @@ class Interception:
         else:
             self._end(recorder, reply, exchange, None)
 
-    async def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> None:
+    def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = connection.head
         assert head is not None  # noqa: S101 - the request was sent, so the head is here
         account = Account(self._protocol.tap(), head.status, head.headers, drop_extra_usage=self._asked_for_usage)
@@ -108,7 +109,7 @@ class Interception:
             self._note(account, findings, recorder)
             return out
 
-        await relay(connection, lines, reply, guard, self._means.timeouts, watch)
+        return relay(connection, lines, reply, guard, self._means.timeouts, watch)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
         for found in findings:

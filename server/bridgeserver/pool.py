@@ -174,11 +174,14 @@ class BridgePool:
             self._closing = asyncio.create_task(self._close(grace_s))
         await asyncio.shield(self._closing)
 
+    def find(self, caller: Caller, generation: Generation) -> Lease[RequestBridge] | None:
+        """Return a lease on the caller's bridge if there is one, and nobody wants a span of looking it up."""
+        return None if self._is_traced else self._cached(caller, generation)
+
     async def acquire(self, caller: Caller, generation: Generation) -> Lease[RequestBridge]:
-        """Return a lease on the caller's bridge, which is built if there is none."""
+        """Return a lease on the caller's bridge, which is built if there is none; for whom `find` has found none."""
         if not self._is_traced:
-            lease = self._cached(caller, generation)
-            return lease if lease is not None else await self._built(caller, generation)
+            return await self._built(caller, generation)
         span = tracer.start_span("BridgePool.acquire")
         try:
             lease = self._cached(caller, generation)
@@ -360,8 +363,10 @@ class BridgeLease:
         self._lease: Lease[RequestBridge] | None = None
 
     async def __aenter__(self) -> RequestBridge:
-        self._lease = await self._pool.acquire(self._caller, self._generation)
-        return self._lease.value
+        self._lease = lease = self._pool.find(self._caller, self._generation) or await self._pool.acquire(
+            self._caller, self._generation
+        )
+        return lease.value
 
     async def __aexit__(self, *_exc_info: object) -> None:
         if self._lease is not None:

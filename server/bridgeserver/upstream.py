@@ -57,7 +57,10 @@ class Exchange:
         A request on a reused connection that closed before any byte came back is sent once more on a new
         one; no other request ever is. Raises Unreachable, UpstreamTimeout, BadResponse or Overloaded.
         """
-        connection, is_reused = await self._upstream.acquire()
+        connection = self._upstream.idle_connection()
+        is_reused = connection is not None
+        if connection is None:
+            connection, is_reused = await self._upstream.acquire()
         try:
             return await self._send_on(connection, head, body, is_head_request)
         except BadResponse:
@@ -149,15 +152,21 @@ class Upstream:
         while self._idle:
             self._idle.popleft()[0].close()
 
+    def idle_connection(self) -> Connection | None:
+        """Return a connection that waits for a request; the newest, so that the others may grow old and go."""
+        while self._idle:
+            connection, _since = self._idle.pop()
+            if connection.is_reusable:
+                return connection
+        return None
+
     async def acquire(self) -> tuple[Connection, bool]:
         """Return a connection for one request, and whether an earlier one used it."""
         deadline: float | None = None
         while True:
-            while self._idle:
-                # The newest first: the others may then grow old and go.
-                connection, _since = self._idle.pop()
-                if connection.is_reusable:
-                    return connection, True
+            connection = self.idle_connection()
+            if connection is not None:
+                return connection, True
             if self._open < self._limits.connections:
                 return await self._connect(), False
             deadline = await self._wait(deadline)
