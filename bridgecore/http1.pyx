@@ -49,7 +49,9 @@ cdef class Connection:
     cdef Py_ssize_t _buffer_bytes
     cdef Py_ssize_t _max_head_bytes
     cdef Py_ssize_t _head_bytes
+    cdef Py_ssize_t _barren_bytes   # received since there was last anything to hand on
     cdef list _headers
+    cdef bint _in_head
     cdef bint _is_head_request
     cdef bint _informational
     cdef bint _until_close
@@ -104,6 +106,7 @@ cdef class Connection:
         self._is_head_request = is_head_request
         self.head = None
         self.complete = self.received = False
+        self._barren_bytes = 0
         if len(body) > JOIN_BYTES:
             self._transport.writelines((head, body))
         else:
@@ -133,6 +136,10 @@ cdef class Connection:
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
         return data
+
+    def get_extra_info(self, name):
+        """Return what the transport knows of *name*, as `asyncio.BaseTransport.get_extra_info`."""
+        return None if self._transport is None else self._transport.get_extra_info(name)
 
     def abort(self):
         """Close at once; what was not sent is dropped."""
@@ -176,6 +183,7 @@ cdef class Connection:
             self._fail(ValueError("the upstream sent bytes that no request asked for"))
             return
         self.received = True
+        self._barren_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -183,25 +191,37 @@ cdef class Connection:
         except HttpParserError as exc:
             # A callback of ours that raised comes wrapped; its own message says more.
             self._fail(ValueError(f"the upstream's answer is not valid HTTP: {exc.__context__ or exc}"))
+        if self._barren_bytes > self._max_head_bytes:
+            self._fail(ValueError(
+                f"the upstream's answer is not valid HTTP: its head or its framing has more than "
+                f"{self._max_head_bytes} bytes"
+            ))
         self._wake()
 
     # What the parser calls.
+
+    def on_message_begin(self):
+        self._in_head = True
+        self._head_bytes = 0
 
     def on_header(self, bytes name not None, bytes value not None):
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._max_head_bytes:
             raise ValueError(f"its head is larger than {self._max_head_bytes} bytes")
-        self._headers.append((name.lower(), value))
+        if self._in_head:  # nobody is told of trailers
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self):
         cdef Head head
         cdef int status = self._parser.get_status_code()
+        self._in_head = False
         self._informational = 100 <= status < 200
         if self._informational:
             self._headers = []
             return
         if self.head is not None:
             raise ValueError("it holds a second response")
+        self._barren_bytes = 0
         head = Head.__new__(Head)
         head.status = status
         head.headers = self._headers
@@ -215,6 +235,7 @@ cdef class Connection:
             self._finish()
 
     def on_body(self, bytes body not None):
+        self._barren_bytes = 0
         if self.complete:
             return
         self._chunks.append(body)
@@ -224,8 +245,6 @@ cdef class Connection:
             self._transport.pause_reading()
 
     def on_message_complete(self):
-        self._head_bytes = 0
-        self._headers = []  # trailers, which nobody is told of
         if not self._informational and not self.complete:
             self._finish()
 
@@ -241,7 +260,6 @@ cdef class Connection:
     cdef _finish(self):
         self.complete = True
         self._busy = False
-        self._head_bytes = 0
         # A peer that answered before it had read the whole request cannot be sent another one.
         if not self._keep_alive or self._until_close or self._transport.get_write_buffer_size():
             self._fail(ConnectionResetError("the connection ended with its last response"))

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridgecore import Connection
 from rawserver import Handler, answering, raw_server, read_request
@@ -243,8 +246,33 @@ def test_a_head_request_has_no_body() -> None:
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", ValueError),
         (b"SSH-2.0-OpenSSH_9.9\r\n", ValueError),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", ValueError),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000, ValueError),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 4000, ValueError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"x" * 700_000, ValueError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: " + b"y" * 700_000, ValueError),
+        (b"HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n", ValueError),
+        (b"HTTP/1.1 200 OK\r\nx : a\r\n\r\n", ValueError),
+        (b"HTTP/1.1 20 OK\r\n\r\n", ValueError),
     ],
-    ids=["nothing", "head", "length", "chunk", "size", "lengths", "both", "upgrade", "ssh", "huge-head"],
+    ids=[
+        "nothing",
+        "head",
+        "length",
+        "chunk",
+        "size",
+        "lengths",
+        "both",
+        "upgrade",
+        "ssh",
+        "huge-head",
+        "endless-head",
+        "informational",
+        "extension",
+        "trailer",
+        "nul",
+        "space",
+        "status",
+    ],
 )
 def test_a_broken_answer_is_an_error_and_the_end(answer: bytes, error: type[Exception]) -> None:
     """A cut is a ConnectionError, bytes that are not HTTP a ValueError; the connection is not used again."""
@@ -352,3 +380,86 @@ def test_an_early_answer_ends_the_connection() -> None:
             return status, connection.is_reusable
 
     assert run(scenario()) == (413, False)
+
+
+ANSWERS = {
+    "length": b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+    "chunked": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a=b\r\nhe\r\n3\r\nllo\r\n0\r\nx-t: 1\r\n\r\n",
+    "informational": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+}
+
+
+LOOP = asyncio.new_event_loop()
+LOOP.close()  # nothing here runs on it
+
+
+class Stub(asyncio.Transport):
+    """A transport that notes only whether it was ended."""
+
+    is_ended = False
+
+    def write(self, data: Any) -> None:
+        """Send nothing."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_ended
+
+    def abort(self) -> None:
+        self.is_ended = True
+
+
+def receive(*reads: bytes) -> Connection:
+    """Return a connection with a request under way that has received *reads*."""
+    connection = Connection(LOOP)
+    connection.connection_made(Stub())
+    connection.send(REQUEST, b"{}")
+    for data in reads:
+        connection.data_received(data)
+    return connection
+
+
+@given(st.sampled_from(sorted(ANSWERS)), st.lists(st.integers(1, 150), max_size=8, unique=True))
+def test_any_split_of_an_answer_is_the_same_answer(name: str, cuts: list[int]) -> None:
+    """Where one read ends and the next begins makes no difference."""
+    data = ANSWERS[name]
+    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    connection = receive(*(data[a:b] for a, b in pairwise(places)))
+    assert connection.head is not None
+    assert (connection.head.status, connection.complete, connection.take()) == (200, True, b"hello")
+    assert connection.is_reusable
+
+
+@given(st.sampled_from(sorted(ANSWERS)), st.integers(0, 100), st.binary(min_size=1, max_size=40))
+def test_what_follows_or_mangles_an_answer_is_nobody_elses(name: str, place: int, junk: bytes) -> None:
+    """Bytes in the middle may break an answer; a connection that is still reusable has none of them left."""
+    data = ANSWERS[name]
+    connection = receive(data[:place] + junk + data[place:])
+    if place >= len(data):
+        assert not connection.is_reusable
+    body = connection.take()
+    if connection.is_reusable:
+        assert connection.complete
+        assert not connection.has_bytes
+        assert len(body) < len(data) + len(junk)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_it(junk: bytes) -> None:
+    """Whatever comes, it is an answer, a part of one, or an error."""
+    connection = receive(junk)
+    assert connection.complete or connection.error is not None or not connection.is_reusable
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+def test_a_close_at_every_byte(name: str) -> None:
+    """Until the last byte is here it is an error, and what came of the body is handed out."""
+    data = ANSWERS[name]
+    for place in range(len(data)):
+        connection = receive(data[:place])
+        connection.connection_lost(None)
+        assert isinstance(connection.error, ConnectionError)
+        assert not connection.complete
+        assert b"hello".startswith(connection.take())

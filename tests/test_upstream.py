@@ -218,3 +218,110 @@ def test_checks_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     body, refusal = run(scenario())
     assert body == b"ok"
     assert "certificate verify failed" in refusal
+
+
+def test_connections_are_handed_over_in_order() -> None:
+    """Who has waited longest is next, whoever asks in the same moment, and a later one never overtakes."""
+    order = list[str]()
+
+    async def scenario(upstream: Upstream) -> object:
+        async def ask(name: str) -> None:
+            await fetch(upstream)
+            order.append(name)
+
+        with upstream.exchange() as one:
+            await drained(await one.send(HEAD, b"{}"))
+            waiting = [asyncio.create_task(ask(name)) for name in ("first", "second", "third")]
+            await asyncio.sleep(0)
+            one.__exit__(None, None, None)
+            # The connection is on its way to the first, so this one has to wait behind the third.
+            late = asyncio.create_task(ask("late"))
+        await asyncio.gather(*waiting, late)
+        return order
+
+    limits = LIMITS._replace(connections=1, wait_s=10)
+    assert with_upstream(answering(*[OK] * 5), scenario, limits) == ["first", "second", "third", "late"]
+
+
+def test_one_that_is_cancelled_as_its_turn_comes_hands_it_on() -> None:
+    """Nothing is lost between being called and going."""
+
+    async def scenario(upstream: Upstream) -> object:
+        with upstream.exchange() as one:
+            await drained(await one.send(HEAD, b"{}"))
+            called, following = (asyncio.create_task(fetch(upstream)) for _ in range(2))
+            await asyncio.sleep(0)
+            one.__exit__(None, None, None)
+            called.cancel()
+            return (await asyncio.gather(called, following, return_exceptions=True))[1]
+
+    limits = LIMITS._replace(connections=1, wait_s=10)
+    assert with_upstream(answering(OK, OK), scenario, limits) == (b"ok", 1)
+
+
+def test_the_place_of_a_lost_connection_is_handed_on_too() -> None:
+    """One that waits makes a new connection when an old one breaks."""
+
+    async def scenario(upstream: Upstream) -> object:
+        with upstream.exchange() as one:
+            await one.send(HEAD, b"{}")
+            waiting = asyncio.create_task(fetch(upstream))
+            await asyncio.sleep(0)
+        return await waiting  # the answer was not read to its end, so that connection is gone
+
+    half = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no"
+    connections = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await answering(half if connections == 1 else OK)(reader, writer)
+
+    limits = LIMITS._replace(connections=1, wait_s=10)
+    assert with_upstream(handler, scenario, limits) == (b"ok", 1)
+    assert connections == 2
+
+
+def test_an_idle_connection_that_the_peer_closes_is_forgotten() -> None:
+    """It is not found by the next request, which is sent once."""
+
+    async def scenario(upstream: Upstream) -> object:
+        await fetch(upstream)
+        connection = upstream.idle_connection()
+        assert connection is not None
+        upstream.release(connection)
+        while connection.error is None:
+            await asyncio.sleep(0.001)
+        assert upstream.idle_connection() is None
+        return await fetch(upstream)
+
+    assert with_upstream(answering(OK, close=True), scenario) == (b"ok", 1)
+
+
+def test_a_tls_session_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second connection to a host offers the session of the first, with ALPN for HTTP/1.1."""
+    authority = trustme.CA()
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.set_alpn_protocols(["http/1.1"])
+    certificate: Any = authority.issue_cert("127.0.0.1")
+    certificate.configure_cert(server_context)
+    seen = list[tuple[bool, str | None]]()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tls = writer.get_extra_info("ssl_object")
+        seen.append((tls.session_reused, tls.selected_alpn_protocol()))
+        await answering(OK)(reader, writer)
+
+    async def scenario() -> None:
+        async with raw_server(handler, server_context) as port:
+            with authority.cert_pem.tempfile() as trusted:
+                monkeypatch.setenv("SSL_CERT_FILE", trusted)
+                upstream = Upstream(Origin("https", "127.0.0.1", port), LIMITS._replace(connect_timeout_s=5))
+                for _ in range(2):
+                    assert await fetch(upstream) == (b"ok", 1)
+                    connection = upstream.idle_connection()
+                    assert connection is not None
+                    connection.abort()
+
+    run(scenario())
+    assert seen == [(False, "http/1.1"), (True, "http/1.1")]

@@ -89,7 +89,7 @@ class Upstreams:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # Made once: it takes milliseconds, and one made while descriptors are short would trust nobody, silently.
-        self._tls = ssl.create_default_context()
+        self._tls = ResumingContext()
         self._current: dict[Origin, Upstream] = {}
 
     def reach(self, origins: Iterable[Origin]) -> Mapping[Origin, "Upstream"]:
@@ -108,21 +108,65 @@ class Upstreams:
         self.reach(())
 
 
+class ResumingContext(ssl.SSLContext):
+    """A client's TLS context that offers each host the last session it gave, which saves a handshake's signatures.
+
+    The event loop has no parameter for a session, so it is handed over where the loop makes the TLS object.
+    """
+
+    _sessions: dict[str, ssl.SSLSession]
+
+    def __new__(cls) -> Self:
+        """Make a context that checks certificates and host names against the system's authorities."""
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context.load_default_certs()
+        context.set_alpn_protocols(["http/1.1"])
+        context._sessions = {}
+        return context
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return the TLS object of a new connection."""
+        session = session or self._sessions.get(str(server_hostname))
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def remember(self, host: str, tls: ssl.SSLObject) -> None:
+        """Keep the session of a connection; with TLS 1.3 there is one once the first answer is here."""
+        session = tls.session
+        if session is not None and session.has_ticket:
+            self._sessions[host] = session
+
+
+class _Waiter(NamedTuple):
+    """Somebody who waits for a connection."""
+
+    turn: "asyncio.Future[Connection | None]"
+    wants_new: bool
+
+
 class Upstream:
     """The connections to one origin.
 
-    State changes are synchronous: `_open` counts connections that exist or are being made, and a connection
-    that is lost takes itself off the list. Waiters are served in the order they came.
+    State changes are synchronous: `_open` counts connections that exist or are being made, and a connection that is
+    lost takes itself off the list. While anybody waits, nothing is idle and everything is open: a connection that is
+    given back, or the place of one that is lost, is handed to the one who has waited longest, and nobody who comes
+    later can take it.
     """
 
-    def __init__(self, origin: Origin, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, origin: Origin, limits: Limits, tls: ResumingContext | None = None) -> None:
         self.origin = origin
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._ssl = (tls or ssl.create_default_context()) if origin.scheme == "https" else None
-        self._idle: deque[tuple[Connection, float]] = deque()
+        self._tls = (tls or ResumingContext()) if origin.scheme == "https" else None
+        self._idle: dict[Connection, float] = {}
         self._open = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._is_closed = False
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -131,15 +175,25 @@ class Upstream:
         return Exchange(self)
 
     def release(self, connection: Connection) -> None:
-        """Give a connection back: kept if another request can use it, closed otherwise."""
+        """Give a connection back: handed on, or kept, if another request can use it; closed otherwise."""
         if not connection.is_reusable:
             connection.abort()
             return
-        if self._is_closed and not self._waiters:
+        if self._tls is not None:
+            self._tls.remember(self.origin.host, connection.get_extra_info("ssl_object"))
+        while self._waiters:
+            waiter = self._waiters[0]
+            if waiter.wants_new and not waiter.turn.done():
+                connection.abort()  # its place is handed on when it is gone
+                return
+            self._waiters.popleft()
+            if not waiter.turn.done():
+                waiter.turn.set_result(connection)
+                return
+        if self._is_closed:
             connection.close()
             return
-        self._idle.append((connection, self._loop.time()))
-        self._wake_one()
+        self._idle[connection] = self._loop.time()
         if self._expiry is None:
             self._expiry = self._loop.call_later(IDLE_S, self._expire)
 
@@ -150,73 +204,83 @@ class Upstream:
             self._expiry.cancel()
             self._expiry = None
         while self._idle:
-            self._idle.popleft()[0].close()
+            self._idle.popitem()[0].close()
 
     def idle_connection(self) -> Connection | None:
         """Return a connection that waits for a request; the newest, so that the others may grow old and go."""
         while self._idle:
-            connection, _since = self._idle.pop()
+            connection, _since = self._idle.popitem()
             if connection.is_reusable:
                 return connection
         return None
 
     async def acquire(self) -> tuple[Connection, bool]:
         """Return a connection for one request, and whether an earlier one used it."""
-        deadline: float | None = None
-        while True:
-            connection = self.idle_connection()
-            if connection is not None:
-                return connection, True
-            if self._open < self._limits.connections:
-                return await self._connect(), False
-            deadline = await self._wait(deadline)
+        connection = self.idle_connection()
+        if connection is None and not self._take_place():
+            connection = await self._wait(wants_new=False)
+        return (connection, True) if connection is not None else (await self._connect(), False)
 
     async def acquire_new(self) -> Connection:
         """Return a connection that no request has used."""
-        deadline: float | None = None
-        while self._open >= self._limits.connections:
+        if not self._take_place():
             if self._idle:
-                self._idle.popleft()[0].abort()
-            deadline = await self._wait(deadline)
+                next(iter(self._idle)).abort()
+            await self._wait(wants_new=True)
         return await self._connect()
 
-    async def _wait(self, deadline: float | None) -> float:
-        """Wait for a turn and return the deadline; one who has waited before, and found nothing, goes first."""
-        waiter = self._loop.create_future()
-        if deadline is None:
-            deadline = self._loop.time() + self._limits.wait_s
-            self._waiters.append(waiter)
-        else:
+    def _take_place(self) -> bool:
+        """Count a connection that is about to be made, if there may be one more."""
+        if self._open >= self._limits.connections:
+            return False
+        self._open += 1
+        return True
+
+    async def _wait(self, *, wants_new: bool) -> Connection | None:
+        """Return a connection that was given back, or None for the place of one that may be made; raise Overloaded."""
+        deadline = self._loop.time() + self._limits.wait_s
+        waiter = _Waiter(self._loop.create_future(), wants_new)
+        self._waiters.append(waiter)
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    connection = await waiter.turn
+            except BaseException as exc:
+                if waiter.turn.done() and not waiter.turn.cancelled():
+                    self._hand_on(waiter.turn.result())  # this one was called, and cannot come
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)
+                if isinstance(exc, TimeoutError):
+                    raise Overloaded(
+                        f"all {self._limits.connections} connections to {self.origin} are in use "
+                        f"and none came free within {self._limits.wait_s:g} s",
+                    ) from exc
+                raise
+            if connection is None or connection.is_reusable:
+                return connection
+            # The peer closed it on the way here; its place goes to the one who was called for it.
+            waiter = _Waiter(self._loop.create_future(), wants_new)
             self._waiters.appendleft(waiter)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
-        except BaseException as exc:
-            if waiter.done() and not waiter.cancelled():
-                self._wake_one()  # this one was called, and cannot come
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
-            if isinstance(exc, TimeoutError):
-                raise Overloaded(
-                    f"all {self._limits.connections} connections to {self.origin} are in use "
-                    f"and none came free within {self._limits.wait_s:g} s",
-                ) from exc
-            raise
-        return deadline
+
+    def _hand_on(self, connection: Connection | None) -> None:
+        if connection is None:
+            self._free_place()
+        else:
+            self.release(connection)
 
     async def _connect(self) -> Connection:
-        self._open += 1
+        """Return a new connection in the place that was taken for it."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
                 _transport, connection = await self._loop.create_connection(
                     partial(Connection, self._loop),
                     self.origin.host,
                     self.origin.port,
-                    ssl=self._ssl,
-                    server_hostname=self.origin.host if self._ssl else None,
+                    ssl=self._tls,
+                    server_hostname=self.origin.host if self._tls else None,
                 )
         except BaseException as exc:
-            self._forget()
+            self._free_place()
             if isinstance(exc, TimeoutError):
                 raise UpstreamTimeout(
                     f"no connection to {self.origin} within {self._limits.connect_timeout_s:g} s",
@@ -227,24 +291,25 @@ class Upstream:
         connection.on_lost(self._lost)
         return connection
 
-    def _lost(self, _connection: Connection) -> None:
-        self._forget()
+    def _lost(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        self._free_place()
 
-    def _forget(self) -> None:
-        self._open -= 1
-        self._wake_one()
-
-    def _wake_one(self) -> None:
+    def _free_place(self) -> None:
+        """Give the place of a connection that is gone to the one who has waited longest."""
         while self._waiters:
             waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            if not waiter.turn.done():
+                waiter.turn.set_result(None)
                 return
+        self._open -= 1
 
     def _expire(self) -> None:
         self._expiry = None
         limit = self._loop.time() - IDLE_S
-        while self._idle and (self._idle[0][1] <= limit or not self._idle[0][0].is_reusable):
-            self._idle.popleft()[0].close()
-        if self._idle:
-            self._expiry = self._loop.call_at(self._idle[0][1] + IDLE_S, self._expire)
+        for connection, since in list(self._idle.items()):
+            if since > limit:
+                self._expiry = self._loop.call_at(since + IDLE_S, self._expire)
+                return
+            del self._idle[connection]
+            connection.close()
