@@ -4,7 +4,7 @@ from bridgecore.cache import Cache, Cause, Closed, Lease, Outcome, Stats
 from bridgecore.hashing import hash2, pseudonym, siphash13
 from bridgecore.heads import by_name, values_with, write_lines
 from bridgecore.http1 import Connection, Head
-from bridgecore.scan import find_member, find_members
+from bridgecore.scan import cut_down, find_member, find_members
 from bridgecore.serving import ClientConnection, Reply, Request, Server
 from bridgecore.singleflight import FlightAborted, FlightGroup, FlightStats, RecursiveFlight
 from bridgecore.sse import Event, Scanner
@@ -29,6 +29,7 @@ __all__ = [
     "Server",
     "Stats",
     "by_name",
+    "cut_down",
     "find_member",
     "find_members",
     "hash2",

@@ -1,12 +1,101 @@
 """Finding a place in JSON text without building anything from the rest of it."""
 
-# The text has been accepted by a JSON parser before it comes here, so the scanner only has to know where
-# values end: a string ends at its first bare quote, a container where its brackets balance, anything else at
-# a delimiter. Every index is checked against the length, so even text that is not JSON cannot lead it astray.
+# `cut_down` walks over the whole text once and checks that it is JSON; it builds nothing but the few members that it
+# was asked for. A walk that meets anything unusual (an escaped name, great depth, text that is not JSON) gives up,
+# because a general parser can say best what that is.
+#
+# `find_members` is for text that has been accepted by a parser: a string ends at its first bare quote, a container
+# where its brackets balance, anything else at a delimiter. Every index is checked against the length, so even text
+# that is not JSON cannot lead it astray.
 
 from json import loads
 
 from libc.string cimport memchr, memcmp
+
+cdef enum:
+    MAX_DEPTH = 256
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #endif
+
+    /* The index of the first byte that is not plain text of a string: ASCII, no control, quote or backslash. */
+    static inline Py_ssize_t plain_end(const unsigned char *text, Py_ssize_t i, Py_ssize_t length) {
+    #if defined(__SSE2__)
+        /* Sixteen at a time; as signed bytes, everything beyond ASCII is below a space too. */
+        const __m128i space = _mm_set1_epi8(' '), quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\');
+        for (; i + 16 <= length; i += 16) {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *) (text + i));
+            const __m128i found = _mm_or_si128(
+                _mm_cmplt_epi8(bytes, space),
+                _mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, slash)));
+            const int mask = _mm_movemask_epi8(found);
+            if (mask)
+                return i + __builtin_ctz(mask);
+        }
+    #endif
+        while (i < length && (signed char) text[i] >= ' ' && text[i] != '"' && text[i] != '\\\\')
+            i++;
+        return i;
+    }
+    """
+    Py_ssize_t plain_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil
+
+
+def cut_down(bytes data not None, frozenset names not None):
+    """Return the object *data* with only those of its members whose names, as bytes, are *names*; or None.
+
+    Of a member that is an array only the last element is left; of several members of one name all are. None means
+    that *data* is not a JSON object in UTF-8, or one that a general parser should look at.
+    """
+    cdef:
+        const unsigned char* text = data
+        Py_ssize_t length = len(data)
+        Py_ssize_t i = _space_end(text, 0, length)
+        Py_ssize_t start
+        Py_ssize_t end
+        list pieces = []
+        bytes name
+    if i == length or text[i] != b"{":
+        return None
+    i = _space_end(text, i + 1, length)
+    if i < length and text[i] == b"}":
+        return b"{}" if _space_end(text, i + 1, length) == length else None
+    while True:
+        start = i
+        i = _name_end(text, i, length)
+        if i < 0:
+            return None
+        end = _string_end_checked(text, start, length)
+        if memchr(text + start, b"\\", end - start) != NULL:
+            return None
+        name = data[start + 1:end - 1]
+        start = i
+        if name not in names:
+            i = _value_end_checked(text, i, length)
+            if i < 0:
+                return None
+        elif i < length and text[i] == b"[":
+            i = _last_element(text, i, length, &start, &end)
+            if i < 0:
+                return None
+            pieces.append(b'"%b":[%b]' % (name, data[start:end]))
+        else:
+            i = _value_end_checked(text, i, length)
+            if i < 0:
+                return None
+            pieces.append(b'"%b":%b' % (name, data[start:i]))
+        i = _space_end(text, i, length)
+        if i == length:
+            return None
+        if text[i] == b"}":
+            break
+        if text[i] != b",":
+            return None
+        i = _space_end(text, i + 1, length)
+    return b"{%b}" % b",".join(pieces) if _space_end(text, i + 1, length) == length else None
 
 
 def find_member(bytes data not None, str name not None, Py_ssize_t start=0):
@@ -119,3 +208,193 @@ cdef Py_ssize_t _value_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t l
         with gil:
             raise ValueError(f"the value at offset {i} does not end")
     return at
+
+
+cdef Py_ssize_t _last_element(
+    const unsigned char* text, Py_ssize_t i, Py_ssize_t length, Py_ssize_t* start, Py_ssize_t* end
+) noexcept nogil:
+    """Return the index after the array at *i*, or -1, and where its last element is; an empty one has an empty one."""
+    start[0] = end[0] = i = _space_end(text, i + 1, length)
+    if i < length and text[i] == b"]":
+        return i + 1
+    while True:
+        start[0] = i
+        i = _value_end_checked(text, i, length)
+        if i < 0:
+            return -1
+        end[0] = i
+        i = _space_end(text, i, length)
+        if i == length:
+            return -1
+        if text[i] == b"]":
+            return i + 1
+        if text[i] != b",":
+            return -1
+        i = _space_end(text, i + 1, length)
+
+
+cdef Py_ssize_t _value_end_checked(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the value at *i*, or -1 if that is not JSON or too deep."""
+    cdef:
+        unsigned char[MAX_DEPTH] closers
+        int depth = 0
+        unsigned char c
+    while True:
+        if i >= length:
+            return -1
+        c = text[i]
+        if c == b'"':
+            i = _string_end_checked(text, i, length)
+        elif c == b"{" or c == b"[":
+            if depth == MAX_DEPTH:
+                return -1
+            closers[depth] = c + 2  # as ASCII has it
+            depth += 1
+            i = _space_end(text, i + 1, length)
+            if i == length:
+                return -1
+            if text[i] != c + 2:
+                if c == b"{":
+                    i = _name_end(text, i, length)
+                    if i < 0:
+                        return -1
+                continue
+            depth -= 1
+            i += 1
+        else:
+            i = _scalar_end(text, i, length)
+        if i < 0:
+            return -1
+        while True:
+            if depth == 0:
+                return i
+            i = _space_end(text, i, length)
+            if i == length:
+                return -1
+            if text[i] == b",":
+                i = _space_end(text, i + 1, length)
+                if closers[depth - 1] == b"}":
+                    i = _name_end(text, i, length)
+                    if i < 0:
+                        return -1
+                break
+            if text[i] != closers[depth - 1]:
+                return -1
+            depth -= 1
+            i += 1
+
+
+cdef Py_ssize_t _name_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index of the value whose quoted name should be at *i*, or -1."""
+    if i >= length or text[i] != b'"':
+        return -1
+    i = _string_end_checked(text, i, length)
+    if i < 0:
+        return -1
+    i = _space_end(text, i, length)
+    if i == length or text[i] != b":":
+        return -1
+    return _space_end(text, i + 1, length)
+
+
+cdef Py_ssize_t _string_end_checked(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the string whose quote is at *i*, or -1 if it is not JSON or not UTF-8."""
+    cdef unsigned char c
+    i += 1
+    while True:
+        i = plain_end(text, i, length)
+        if i == length:
+            return -1
+        c = text[i]
+        if c == b'"':
+            return i + 1
+        if c == b"\\":
+            i = _escape_end(text, i, length)
+        elif c >= 0x80:
+            i = _character_end(text, i, length)
+        else:
+            return -1
+        if i < 0:
+            return -1
+
+
+cdef Py_ssize_t _escape_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the escape at *i*, or -1."""
+    cdef:
+        unsigned char c
+        Py_ssize_t k
+    if i + 1 >= length:
+        return -1
+    c = text[i + 1]
+    if c != b"u":
+        return i + 2 if memchr(b'"\\/bfnrt', c, 8) != NULL else -1
+    if i + 6 > length:
+        return -1
+    for k in range(i + 2, i + 6):
+        c = text[k]
+        if not (b"0" <= c <= b"9" or b"a" <= c <= b"f" or b"A" <= c <= b"F"):
+            return -1
+    return i + 6
+
+
+cdef Py_ssize_t _character_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the character of two or more bytes at *i*, or -1 (Unicode 15.0, table 3-7)."""
+    cdef:
+        unsigned char c = text[i]
+        unsigned char low = 0x80
+        unsigned char high = 0xBF
+        int more
+        int k
+    if 0xC2 <= c <= 0xDF:
+        more = 1
+    elif 0xE0 <= c <= 0xEF:
+        more = 2
+        if c == 0xE0:
+            low = 0xA0
+        elif c == 0xED:
+            high = 0x9F
+    elif 0xF0 <= c <= 0xF4:
+        more = 3
+        if c == 0xF0:
+            low = 0x90
+        elif c == 0xF4:
+            high = 0x8F
+    else:
+        return -1
+    if i + more >= length or not low <= text[i + 1] <= high:
+        return -1
+    for k in range(2, more + 1):
+        if not 0x80 <= text[i + k] <= 0xBF:
+            return -1
+    return i + more + 1
+
+
+cdef Py_ssize_t _scalar_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the number or the literal at *i*, or -1."""
+    cdef Py_ssize_t left = length - i
+    if left >= 4 and (memcmp(text + i, b"true", 4) == 0 or memcmp(text + i, b"null", 4) == 0):
+        return i + 4
+    if left >= 5 and memcmp(text + i, b"false", 5) == 0:
+        return i + 5
+    if text[i] == b"-":
+        i += 1
+    if i < length and text[i] == b"0":
+        i += 1
+    else:
+        i = _digits_end(text, i, length)
+    if i > 0 and i < length and text[i] == b".":
+        i = _digits_end(text, i + 1, length)
+    if i > 0 and i < length and (text[i] == b"e" or text[i] == b"E"):
+        i += 1
+        if i < length and (text[i] == b"+" or text[i] == b"-"):
+            i += 1
+        i = _digits_end(text, i, length)
+    return i
+
+
+cdef Py_ssize_t _digits_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+    """Return the index after the digits at *i*, or -1 if there are none."""
+    cdef Py_ssize_t first = i
+    while i < length and b"0" <= text[i] <= b"9":
+        i += 1
+    return i if i > first else -1

@@ -1,13 +1,15 @@
 """Finding a member's value in JSON text, against the standard library's parser."""
 
 import json
-from typing import Any
+from random import Random
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgecore import find_member
+from bridgecore import cut_down, find_member
+from jsontext import as_object, render, values
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -65,3 +67,84 @@ def test_never_strays_on_arbitrary_bytes(data: bytes) -> None:
     except (ValueError, UnicodeDecodeError):
         return
     assert span is None or 0 < span[0] <= span[1] <= len(data) + 1
+
+
+def cut(data: bytes, *names: str) -> bytes | None:
+    """Cut *data* down to *names*."""
+    return cut_down(data, frozenset(name.encode() for name in names))
+
+
+def last_only(value: Any) -> Any:
+    """Return what is left of a member."""
+    return cast("list[Any]", value)[-1:] if isinstance(value, list) else value
+
+
+@given(values(["a", "b", "c"], ["x", "\\", '"', "é"]), st.randoms(use_true_random=False))
+def test_cuts_an_object_down(value: Any, random: Random) -> None:
+    """What is left is what a parser gives for those members, with the last element of an array."""
+    text = render(value, random)
+    data = text.encode("utf-8", "surrogatepass")
+    left = cut(data, "a", "b")
+    parsed = parsed_or_none(data)
+    if left is not None:
+        members = as_object(parsed)
+        expected = {name: last_only(item) for name, item in members.items() if name in {"a", "b"}}
+        assert json.loads(left.decode()) == expected
+    elif isinstance(parsed, dict):
+        assert any("\\" in part for part in text.split('"'))  # an escaped name is left to a parser
+
+
+def parsed_or_none(data: bytes) -> Any:
+    """Return what the standard library reads, None where it finds no JSON."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(data.decode(), parse_constant=refuse)
+    except ValueError:
+        return None
+
+
+TOKENS = st.sampled_from(rb'{|}|[|]|:|,|"a"|"b"|"|\|1|-|0|.5|e+1|true|nul|NaN| |\u12|\n'.split(b"|"))
+BYTES = st.sampled_from([b"\n", b"\x00", b"\x1f", b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
+
+
+@given(st.lists(TOKENS | BYTES, max_size=16).map(b"".join))
+def test_accepts_what_a_parser_accepts(data: bytes) -> None:
+    """Neither more nor less, but for names that hold an escape."""
+    data = b'{"a":' + data
+    for text in (data, data + b"}", b'{"a":"' + data + b'"}'):
+        is_object = isinstance(parsed_or_none(text), dict)
+        assert (cut(text, "a") is not None) == is_object or b"\\" in text
+        assert is_object or cut(text, "a") is None
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.integers(0, 40))
+def test_strings_end_where_they_end(text: str, padding: int) -> None:
+    """Wherever in a block of bytes a quote, an escape or a longer character stands."""
+    value = "x" * padding + text
+    for is_ascii in (True, False):
+        data = b'{"b":%b,"a":1}' % json.dumps(value, ensure_ascii=is_ascii).encode()
+        assert cut(data, "a") == b'{"a":1}'
+
+
+@given(st.binary(max_size=8), st.integers(0, 20))
+def test_only_utf8_is_accepted(junk: bytes, padding: int) -> None:
+    """As the standard library decodes it."""
+    data = b'{"a":"' + b"x" * padding + junk + b'"}'
+    assert (cut(data, "a") is not None) == (parsed_or_none(data) is not None)
+
+
+@pytest.mark.parametrize("depth", [1, 200, 256, 257, 100_000])
+def test_depth_is_bounded(depth: int) -> None:
+    """A text that is nested more deeply is left to a parser, which says what is wrong with it."""
+    data = b'{"b":' + b"[" * depth + b"]" * depth + b',"a":1}'
+    assert cut(data, "a") == (b'{"a":1}' if depth <= 256 else None)
+
+
+def test_every_member_of_a_name_is_kept() -> None:
+    """Which of them counts is not decided here."""
+    assert cut(b' {"a" : [1, {"c":2} ],"b":[3],"a":[ ] , "a":"x"} ', "a") == b'{"a":[{"c":2}],"a":[],"a":"x"}'
+    assert cut(b"{}", "a") == b"{}"
+    assert cut(b' { "b" : 1 } ', "a") == b"{}"

@@ -1,11 +1,16 @@
-"""Reading a request body: only the members that a protocol names are built, the rest is passed over."""
+"""Reading a request body: only the members that a protocol names are built, the rest is passed over.
+
+A body is walked over once, and cut down to the members that are asked for and to the last elements of their arrays;
+what is left is small, and a parser reads it. Bodies that are unusual in any way are read by a general parser.
+"""
 
 import codecs
 import json
-from typing import Any, NoReturn, cast
+from typing import Any, Generic, NoReturn, cast
 
 import msgspec
 
+from bridgecore import cut_down
 from bridgeserver.errors import BadRequest
 from bridgeserver.protocols import lenient
 from bridgeserver.protocols.lenient import Shape
@@ -20,19 +25,31 @@ _KINDS: dict[type, str] = {
 }
 
 
-def read_body(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
-    """Return the members that *decoder* names; raise BadRequest unless *body* is one JSON object in UTF-8.
+class BodyReader(Generic[Shape]):
+    """Reads the members of a *shape*, of whose arrays only the last element is wanted."""
 
-    Where the typed decoder gives up, members are what a general parser makes of them, of any type.
-    """
-    _check_encoding(body)
-    try:
-        return decoder.decode(body)
-    except RecursionError:
-        _refuse_depth()
-    except ValueError:
-        # A member of another type, a lone surrogate, or not JSON at all; the slow parser tells them apart.
-        return lenient.fill(decoder.type, _parse(body))
+    def __init__(self, shape: type[Shape]) -> None:
+        self._decoder = msgspec.json.Decoder(shape)
+        self._shape = shape
+        self._names = frozenset(name.encode() for name in shape.__struct_fields__)
+
+    def read(self, body: bytes) -> tuple[Shape, bytes]:
+        """Return the members, and JSON text that holds every one of their names wherever *body* does.
+
+        Raises BadRequest unless *body* is one JSON object in UTF-8. Where the typed decoder gives up, members are what
+        a general parser makes of them, of any type.
+        """
+        text = cut_down(body, self._names)
+        if text is None:
+            _check_encoding(body)
+            text = body
+        try:
+            return self._decoder.decode(text), text
+        except RecursionError:
+            _refuse_depth()
+        except ValueError:
+            # A member of another type, a lone surrogate, or not JSON at all; the slow parser tells them apart.
+            return lenient.fill(self._shape, _parse(body)), body
 
 
 def last(elements: Any) -> Any:

@@ -6,7 +6,7 @@ import msgspec
 
 from bridgecore import find_member
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Tool, Usage, lenient, openai
-from bridgeserver.protocols.bodies import last, read_body
+from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
 from bridgeserver.protocols.pieces import OPEN_LIMIT, Pieces
 from bridgeserver.records import ErrorType
@@ -53,7 +53,7 @@ class _Answer(msgspec.Struct):
     choices: list[_AnsweredChoice] | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
+_REQUEST = BodyReader(_Request)
 _ANSWER = msgspec.json.Decoder(_Answer)
 _COUNTS = openai.Counts("prompt", "completion")
 
@@ -67,7 +67,7 @@ class Chat:
     name = "chat"
 
     def facts(self, body: bytes) -> Facts:
-        request = read_body(body, _REQUEST)
+        request, _text = _REQUEST.read(body)
         message = lenient.mapping(last(request.messages))
         call_id = lenient.identifier(message.get("tool_call_id"))
         return Facts(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient
-from bridgeserver.protocols.bodies import last, read_body
+from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
 from bridgeserver.protocols.pieces import KEPT_LIMIT, OPEN_LIMIT, Pieces
 from bridgeserver.records import ErrorType
@@ -55,7 +55,7 @@ class _Answer(msgspec.Struct):
     content: list[msgspec.Raw] | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
+_REQUEST = BodyReader(_Request)
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
@@ -65,7 +65,7 @@ class Messages:
     name = "messages"
 
     def facts(self, body: bytes) -> Facts:
-        request = read_body(body, _REQUEST)
+        request, _text = _REQUEST.read(body)
         message = lenient.mapping(last(request.messages))
         hint = lenient.mapping(request.metadata).get("user_id")
         return Facts(

@@ -7,7 +7,7 @@ import msgspec
 
 from bridgecore import find_members
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient, openai
-from bridgeserver.protocols.bodies import last, read_body
+from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
 from bridgeserver.records import ErrorType, ThoughtSource
 
@@ -19,10 +19,12 @@ class _Request(msgspec.Struct):
     model: Any = None
     stream: Any = None
     input: str | list[msgspec.Raw] | None = None
+    previous_response_id: Any = None
+    conversation: Any = None
 
 
 _COUNTS = openai.Counts("input", "output")
-_REQUEST = msgspec.json.Decoder(_Request)
+_REQUEST = BodyReader(_Request)
 
 
 class Responses:
@@ -31,14 +33,14 @@ class Responses:
     name = "responses"
 
     def facts(self, body: bytes) -> Facts:
-        request = read_body(body, _REQUEST)
+        request, text = _REQUEST.read(body)
         item = lenient.mapping(last(request.input))
         return Facts(
             model=_model(request.model),
             stream=request.stream is True,
             prompt=request.input if isinstance(request.input, str) else _prompt(item),
             correlating_tool_call_id=_correlating_id(item),
-            object_ids=_object_ids(body),
+            object_ids=_object_ids(text),
         )
 
     def tap(self) -> "ResponsesTap":
