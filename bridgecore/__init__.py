@@ -7,7 +7,7 @@ from bridgecore.http1 import Connection, Head
 from bridgecore.scan import cut_down, find_member, find_members
 from bridgecore.serving import ClientConnection, Reply, Request, Server
 from bridgecore.singleflight import FlightAborted, FlightGroup, FlightStats, RecursiveFlight
-from bridgecore.sse import Event, Scanner
+from bridgecore.sse import Event, Interest, Scanner
 
 __all__ = [
     "Cache",
@@ -20,6 +20,7 @@ __all__ = [
     "FlightGroup",
     "FlightStats",
     "Head",
+    "Interest",
     "Lease",
     "Outcome",
     "RecursiveFlight",

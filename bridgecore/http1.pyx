@@ -43,6 +43,7 @@ cdef class Connection:
     cdef object _transport
     cdef object _parser
     cdef object _waiter
+    cdef object _pump
     cdef object _on_lost
     cdef list _chunks
     cdef Py_ssize_t _buffered
@@ -112,13 +113,15 @@ cdef class Connection:
         else:
             self._transport.write(head + body)
 
-    def wait(self):
+    def wait(self, pump=None):
         """Return a future for a head, bytes, the end, or the error that broke the response.
 
-        It is done at once when bytes or the end are here already: they may have come while nobody waited.
+        It is done at once when bytes or the end are here already: they may have come while nobody waited. With a
+        *pump*, that is called instead whenever there are bytes or the end, until it returns that the future is due.
         """
         waiter = self._loop.create_future()
         self._waiter = waiter
+        self._pump = pump
         if self._chunks or self.complete or self.error is not None:
             self._wake()
         return waiter
@@ -274,7 +277,10 @@ cdef class Connection:
         waiter = self._waiter
         if waiter is None:
             return
-        self._waiter = None
+        if self._pump is not None and not waiter.done() and (self._chunks or self.complete):
+            if not self._pump() and (self.error is None or self.complete):
+                return
+        self._waiter = self._pump = None
         if waiter.done():
             return
         # What came before the error is handed out first.

@@ -1,3 +1,4 @@
+from collections.abc import Iterable, Mapping
 from typing import final
 
 MAX_EVENT_BYTES: int
@@ -14,8 +15,12 @@ class Event:
     def end(self) -> int: ...
 
 @final
+class Interest:
+    def __new__(cls, names: Iterable[bytes], dull: Mapping[bytes, bytes] | None = None) -> Interest: ...
+
+@final
 class Scanner:
-    def __new__(cls, max_event_bytes: int = ...) -> Scanner: ...
+    def __new__(cls, max_event_bytes: int = ..., interest: Interest | None = None) -> Scanner: ...
     @property
     def position(self) -> int: ...
     @property

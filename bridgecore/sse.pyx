@@ -9,6 +9,7 @@
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcmp
 
 MAX_EVENT_BYTES = 4 << 20
@@ -40,14 +41,57 @@ cdef Event _new_event(bytes name, bytes data, Py_ssize_t start, Py_ssize_t end):
 
 
 @cython.final
+cdef class Interest:
+    """Which events somebody asks for: those with one of *names*, those with none, and not the dull ones.
+
+    *dull* maps a name to a text: an event of that name whose data is one line and holds the text is not asked for.
+    """
+
+    cdef tuple _names
+    cdef tuple _texts
+
+    def __cinit__(self, names, dull=None):
+        cdef dict texts = dict(dull or {})
+        self._names = tuple(names)
+        self._texts = tuple([texts.get(name) for name in self._names])
+
+    cdef bint _is_asked_for(self, const char* name, Py_ssize_t name_size, const char* data, Py_ssize_t data_size):
+        cdef:
+            bytes known
+            Py_ssize_t i
+        for i in range(len(self._names)):
+            known = <bytes> self._names[i]
+            if PyBytes_GET_SIZE(known) == name_size and memcmp(PyBytes_AS_STRING(known), name, name_size) == 0:
+                return self._texts[i] is None or not _holds(data, data_size, <bytes> self._texts[i])
+        return name_size == 0
+
+
+cdef bint _holds(const char* data, Py_ssize_t size, bytes text):
+    cdef:
+        const char* at = data
+        Py_ssize_t wanted = PyBytes_GET_SIZE(text)
+        const char* last = data + size - wanted
+    while at <= last:
+        at = <const char*> memchr(at, PyBytes_AS_STRING(text)[0], last - at + 1)
+        if at == NULL:
+            return False
+        if memcmp(at, PyBytes_AS_STRING(text), wanted) == 0:
+            return True
+        at += 1
+    return False
+
+
+@cython.final
 cdef class Scanner:
     """Finds the events in a stream that arrives in chunks of any size.
 
-    Lines end in LF, CR or CRLF. Comments, unknown fields and events without data are passed over. An event
-    of more than *max_event_bytes* is passed over as well and counted in `oversized`. Not thread-safe.
+    Lines end in LF, CR or CRLF. Comments, unknown fields and events without data are passed over, and so are those
+    that *interest* does not ask for. An event of more than *max_event_bytes* is passed over as well and counted in
+    `oversized`. Not thread-safe.
     """
 
     cdef Py_ssize_t _max_event_bytes
+    cdef Interest _interest
     cdef bytearray _buffer
     cdef Py_ssize_t _line
     cdef Py_ssize_t _resume
@@ -61,10 +105,11 @@ cdef class Scanner:
     cdef readonly Py_ssize_t oversized
     """Events that were larger than the cap."""
 
-    def __cinit__(self, Py_ssize_t max_event_bytes=MAX_EVENT_BYTES):
+    def __cinit__(self, Py_ssize_t max_event_bytes=MAX_EVENT_BYTES, Interest interest=None):
         if max_event_bytes < 1:
             raise ValueError(f"max_event_bytes must be positive, got {max_event_bytes}")
         self._max_event_bytes = max_event_bytes
+        self._interest = interest
         self._buffer = bytearray()
         self._is_first = True
 
@@ -152,9 +197,12 @@ cdef class Scanner:
         Py_ssize_t stream_end,
         list events,
     ) except -1:
-        """Append the event whose lines are `text[start:end]`, unless it has no data."""
-        cdef bytes name = b""
-        cdef bytes data = None
+        """Append the event whose lines are `text[start:end]`, unless it has no data or nobody asks for it."""
+        cdef Py_ssize_t name_start = 0
+        cdef Py_ssize_t name_end = 0
+        cdef Py_ssize_t data_start = -1
+        cdef Py_ssize_t data_end = -1
+        cdef bytes data
         cdef list more = None
         cdef Py_ssize_t line_end
         cdef Py_ssize_t value
@@ -168,21 +216,25 @@ cdef class Scanner:
                 line_end = end
             value = _field_value(text, start, line_end, b"data", 4)
             if value >= 0:
-                if data is None:
-                    data = text[value:line_end]
+                if data_start < 0:
+                    data_start, data_end = value, line_end
                 elif more is None:
-                    more = [data, text[value:line_end]]
+                    more = [text[data_start:data_end], text[value:line_end]]
                 else:
                     more.append(text[value:line_end])
             else:
                 value = _field_value(text, start, line_end, b"event", 5)
                 if value >= 0:
-                    name = text[value:line_end]
+                    name_start, name_end = value, line_end
             start = line_end + 1  # the LF of a CRLF makes an empty line, which is no field
-        if more is not None:
-            data = b"\n".join(more)
-        if data is not None:
-            events.append(_new_event(name, data, stream_start, stream_end))
+        if data_start < 0:
+            return 0
+        if self._interest is not None and not self._interest._is_asked_for(
+            text + name_start, name_end - name_start, text + data_start, 0 if more else data_end - data_start
+        ):
+            return 0
+        data = text[data_start:data_end] if more is None else b"\n".join(more)
+        events.append(_new_event(text[name_start:name_end], data, stream_start, stream_end))
         return 0
 
     cdef int _start_skipping(self) except -1:

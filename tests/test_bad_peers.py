@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -52,13 +52,21 @@ class Upstream:
     def _serve(self, client: socket.socket) -> None:
         # The gateway hangs up on some of these answers.
         with suppress(ConnectionError), client, client.makefile("rb") as reader:
-            while head := b"".join(iter(reader.readline, b"\r\n")):
-                length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+            while head := _head(reader):
+                length = next(int(line[15:]) for line in head if line.startswith(b"content-length:"))
                 reader.read(length)
                 answer, closes = self.answers.pop(0)
                 client.sendall(answer)
                 if closes:
                     return
+
+
+def _head(reader: BinaryIO) -> list[bytes]:
+    """Return the lines of a request's head; none at the end of the connection."""
+    lines = list[bytes]()
+    while (line := reader.readline()).strip():
+        lines.append(line)
+    return lines
 
 
 @contextmanager

@@ -463,3 +463,37 @@ def test_a_close_at_every_byte(name: str) -> None:
         assert isinstance(connection.error, ConnectionError)
         assert not connection.complete
         assert b"hello".startswith(connection.take())
+
+
+def test_a_pump_is_called_until_the_future_is_due() -> None:
+    """For every read, with no turn of the loop between; what breaks after some bytes wakes whoever waits."""
+
+    async def scenario() -> tuple[list[bytes], list[bytes], str]:
+        connection = Connection(asyncio.get_running_loop())
+        connection.connection_made(Stub())
+        connection.send(REQUEST, b"{}")
+        taken = list[bytes]()
+
+        def pump() -> bool:
+            taken.append(connection.take())
+            return taken[-1] == b"enough"
+
+        connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        waiter = connection.wait(pump)
+        for chunk in (b"3\r\none\r\n", b"3\r\ntwo\r\n", b"6\r\nenough\r\n", b"4\r\nmore\r\n"):
+            connection.data_received(chunk)
+        before = list(taken)
+        await waiter
+        waiter = connection.wait(pump)
+        assert not waiter.done()
+        connection.data_received(b"4\r\nlast\r\nno chunk")
+        try:
+            await waiter
+        except ValueError as exc:
+            return before, taken, str(exc)
+        return before, taken, ""
+
+    before, taken, error = run(scenario())
+    assert before == [b"one", b"two", b"enough"]
+    assert taken == [b"one", b"two", b"enough", b"more", b"last"]
+    assert "not valid HTTP" in error

@@ -1,10 +1,12 @@
 """The event stream scanner, against the standard and against an oracle that is too simple to be wrong."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgecore import Scanner
+from bridgecore import Event, Interest, Scanner
 
 
 def scan(stream: bytes, size: int) -> list[tuple[bytes, bytes]]:
@@ -102,3 +104,33 @@ def test_refuses_a_cap_of_nothing() -> None:
     """The cap must be positive."""
     with pytest.raises(ValueError, match="max_event_bytes must be positive, got 0"):
         Scanner(0)
+
+
+EVENTS = st.tuples(
+    st.sampled_from([b"", b"a", b"b", b"ab", b"c"]), st.lists(st.sampled_from([b"dull", b"x", b"xdullx", b"dul", b""]))
+)
+
+
+@given(st.lists(EVENTS, max_size=8), st.integers(1, 60))
+def test_only_what_is_asked_for_is_made(parts: list[tuple[bytes, list[bytes]]], size: int) -> None:
+    """The events are those of a scanner that makes all of them, without the others, at the same places."""
+    stream = b"".join(
+        b"".join([b"event: %b\n" % name if name else b"", *(b"data: %b\n" % line for line in lines), b"\n"])
+        for name, lines in parts
+    )
+    some, every = Scanner(interest=Interest([b"a", b"ab"], {b"a": b"dull"})), Scanner()
+    found, expected = list[Any](), list[Any]()
+    for at in range(0, len(stream), size):
+        found += map(content, some.feed(stream[at : at + size]))
+        expected += map(content, every.feed(stream[at : at + size]))
+    assert found == [
+        event
+        for event in expected
+        if event[0] in {b"", b"ab"} or (event[0] == b"a" and (b"dull" not in event[1] or b"\n" in event[1]))
+    ]
+    assert (some.position, some.boundary) == (every.position, every.boundary)
+
+
+def content(event: Event) -> tuple[bytes, bytes, int, int]:
+    """Return all that an event says."""
+    return event.name, event.data, event.start, event.end

@@ -10,6 +10,7 @@ import structlog
 
 from bridgecore import Scanner, by_name
 from bridgeserver.headers import Pairs
+from bridgeserver.limits import Budget
 from bridgeserver.protocols import Failure, Finding, Tap
 from bridgeserver.protocols.failure import classify
 
@@ -21,6 +22,12 @@ BODY_BYTES = 32 << 20
 ERROR_BODY_BYTES = 64 << 10
 HELD_BYTES = 4 << 20
 
+ALL_BYTES = 64 << 20
+"""What all responses of a worker may hold together; one that finds no room is accounted for as partial."""
+
+FREE_BYTES = 16 << 10
+"""What each response may hold without being counted, which is more than most ever do."""
+
 
 class _Decoder(Interface):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
@@ -29,10 +36,11 @@ class _Decoder(Interface):
 class Account:
     """Reads along with the response whose head is *status* and *headers*, for *tap*.
 
-    With *drop_extra_usage* the chunk that carries nothing but usage is taken out of the stream.
+    With *drop_extra_usage* the chunk that carries nothing but usage is taken out of the stream. *budget* is what all
+    responses share; `finish` gives back what this one took of it.
     """
 
-    def __init__(self, tap: Tap, status: int, headers: Pairs, *, drop_extra_usage: bool) -> None:
+    def __init__(self, tap: Tap, status: int, headers: Pairs, budget: Budget, *, drop_extra_usage: bool) -> None:
         fields = by_name(headers)
         encoding = fields.get(b"content-encoding", b"identity").strip().lower()
         self.tap = tap
@@ -40,7 +48,7 @@ class Account:
         self.is_partial = False
         """Whether something could not be read."""
         self._status = status
-        self._scanner = Scanner()
+        self._scanner = Scanner(interest=tap.interest)
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._body_limit = BODY_BYTES if status < 300 else ERROR_BODY_BYTES
@@ -53,11 +61,15 @@ class Account:
         """Whether the body may come out shorter than it went in."""
         self._held = bytearray()
         self._finished = False
+        self._budget = budget
+        self._counted = 0
 
     @property
     def is_between_events(self) -> bool:
         """Whether an event of our own could follow what was relayed: plain text, and not in the middle of one."""
-        return self.is_stream and self._decoder is None and (self.edits or self._scanner.is_between_events)
+        if not self.is_stream or self._decoder is not None or self.is_partial:
+            return False
+        return self.edits or self._scanner.is_between_events
 
     def feed(self, chunk: bytes) -> tuple[bytes, list[Finding]]:
         """Take bytes of the body; return what to relay now, and what they completed."""
@@ -71,8 +83,8 @@ class Account:
         if self._finished:
             return b"", []
         self._finished = True
-        held = bytes(self._held)
-        self._held.clear()
+        self._count_held(0)
+        held = self._take_held()
         findings: list[Finding] = []
         try:
             if self.is_stream:
@@ -107,11 +119,15 @@ class Account:
                         findings += found
             except Exception as exc:
                 self._give_up(exc)
+            if not self._count_held(self._scanner.position - self._scanner.boundary):
+                self._let_go()
         return chunk, findings
 
     def _feed_edited(self, chunk: bytes, findings: list[Finding]) -> bytes:
         """Return the whole events that are here without the extra usage chunk; what is unfinished is held."""
         self._held += chunk
+        if self.is_partial:
+            return self._take_held()
         first = self._scanner.position + len(chunk) - len(self._held)  # stream offset of the first held byte
         relayed = bytearray()
         done = first
@@ -128,7 +144,15 @@ class Account:
             boundary = first + len(self._held)
         relayed += self._held[done - first : boundary - first]
         del self._held[: max(boundary, done) - first]
+        if not self._count_held(2 * len(self._held)):
+            self._let_go()
+            relayed += self._take_held()
         return bytes(relayed)
+
+    def _take_held(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        return held
 
     def _decode(self, chunk: bytes) -> bytes:
         if self._decoder is None:
@@ -141,10 +165,28 @@ class Account:
 
     def _keep(self, data: bytes) -> None:
         self._body_bytes += len(data)
-        if self._body_bytes <= self._body_limit:
+        if self._body_bytes <= self._body_limit and self._count_held(self._body_bytes):
             self._body.append(data)
         elif self._status < 300:
-            self.is_partial = True
+            self._let_go()
+
+    def _count_held(self, held_bytes: int) -> bool:
+        """Count what this response holds from now on, and return whether there is room for it."""
+        counted = max(0, held_bytes - FREE_BYTES)
+        if counted > self._counted and not self._budget.try_take(counted - self._counted):
+            return False
+        if counted < self._counted:
+            self._budget.give_back(self._counted - counted)
+        self._counted = counted
+        return True
+
+    def _let_go(self) -> None:
+        """Read along no longer, and hold nothing more."""
+        self.is_partial = True
+        self._body.clear()
+        self._body_limit = 0
+        self._scanner = Scanner()
+        self._count_held(0)
 
     def _give_up(self, error: Exception) -> None:
         log.error("accounting_failed", effect="the response is relayed, and recorded as partial", exc_info=error)

@@ -11,6 +11,7 @@ from bridgeserver.errors import BridgeError, ClientClosed, Ended
 from bridgeserver.guard import Guard
 from bridgeserver.headers import answer_lines
 from bridgeserver.journal import Journal
+from bridgeserver.limits import Budget
 from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol
 from bridgeserver.providers import Credential, Provider
@@ -30,6 +31,7 @@ class Means(NamedTuple):
     journal: Journal
     ownership: Ownership
     timeouts: Timeouts
+    accounting: Budget
 
 
 class Interception:
@@ -97,7 +99,13 @@ class Interception:
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = connection.head
         assert head is not None  # noqa: S101 - the request was sent, so the head is here
-        account = Account(self._protocol.tap(), head.status, head.headers, drop_extra_usage=self._asked_for_usage)
+        account = Account(
+            self._protocol.tap(),
+            head.status,
+            head.headers,
+            self._means.accounting,
+            drop_extra_usage=self._asked_for_usage,
+        )
         self._account = account
         lines = answer_lines(head.headers, drop_length=account.edits) + ID_LINE % self.id.encode()
 

@@ -31,7 +31,7 @@ class Admission:
 
 
 class Budget:
-    """The bytes of request bodies that a worker holds at once."""
+    """Bytes that a worker holds at once: of request bodies, or of answers that it reads along with."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -39,9 +39,15 @@ class Budget:
 
     def take(self, count: int) -> None:
         """Take *count* bytes, or raise Overloaded and take none."""
-        if self.used + count > self._max_bytes:
+        if not self.try_take(count):
             raise Overloaded(f"the gateway is at capacity: request bodies fill their {self._max_bytes} bytes")
+
+    def try_take(self, count: int) -> bool:
+        """Take *count* bytes, or return False and take none."""
+        if self.used + count > self._max_bytes:
+            return False
         self.used += count
+        return True
 
     def give_back(self, count: int) -> None:
         """Give *count* bytes back."""

@@ -36,24 +36,55 @@ async def relay(
     reply.start(head.status, lines)
     if not (connection.has_bytes or connection.complete):
         reply.write(b"", more=True)  # the head need not wait for the body
-    while True:
-        chunk, is_last = connection.take(), connection.complete
-        out = watch(chunk, is_last)
-        if out or is_last:
-            reply.write(out, more=not is_last)
-            if reply.is_full:
-                guard.expect(timeouts.client_s, timeouts.client_error)
-                await reply.drain()
-        if is_last:
-            return
-        if not (connection.complete or connection.has_bytes):
+    pump = _Pump(connection, reply, guard, timeouts, watch)
+    while not pump.is_done:
+        if connection.has_bytes or connection.complete:
+            pump()
+        else:
             guard.expect(timeouts.upstream_s, timeouts.upstream_error)
-            await _more(connection)
+            try:
+                await connection.wait(pump)
+            except (ConnectionError, ValueError) as exc:
+                raise BadResponse(f"the provider's answer broke off: {exc}") from exc
+        pump.check()
+        if reply.is_full:
+            guard.expect(timeouts.client_s, timeouts.client_error)
+            await reply.drain()
 
 
-async def _more(connection: Connection) -> None:
-    """Wait until the connection has more of the body, or its end."""
-    try:
-        await connection.wait()
-    except (ConnectionError, ValueError) as exc:
-        raise BadResponse(f"the provider's answer broke off: {exc}") from exc
+class _Pump:
+    """Hands on what is here of a body; called by the connection itself for as long as the client keeps up.
+
+    So bytes leave in the turn of the loop in which they came, and nobody is woken for them.
+    """
+
+    __slots__ = ("_connection", "_error", "_guard", "_reply", "_timeouts", "_watch", "is_done")
+
+    def __init__(self, connection: Connection, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Watch) -> None:
+        self._connection = connection
+        self._reply = reply
+        self._guard = guard
+        self._timeouts = timeouts
+        self._watch = watch
+        self._error: Exception | None = None
+        self.is_done = False
+        """Whether the last bytes were written."""
+
+    def __call__(self) -> bool:
+        """Take and write once; return whether the relay has to look at it, which is so at the end and when it waits."""
+        try:
+            chunk, is_last = self._connection.take(), self._connection.complete
+            out = self._watch(chunk, is_last)
+            if out or is_last:
+                self._reply.write(out, more=not is_last)
+        except Exception as exc:  # it belongs to the request and not to the event loop
+            self._error = exc
+            return True
+        self.is_done = is_last
+        self._guard.expect(self._timeouts.upstream_s, self._timeouts.upstream_error)
+        return is_last or self._reply.is_full
+
+    def check(self) -> None:
+        """Raise what a call that the connection made has raised."""
+        if self._error is not None:
+            raise self._error

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
@@ -74,7 +75,7 @@ class Worker:
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
-        self.means = Means(self.journal, self.ownership, self.timeouts)
+        self.means = Means(self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES))
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
         )

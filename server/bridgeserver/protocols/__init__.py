@@ -5,10 +5,12 @@ upstream response from the side and says what was learnt. Neither ever changes a
 edit that a protocol asks for is a `Splice`, made by the caller.
 """
 
+from typing import ClassVar
 from typing import Protocol as Interface
 
 import msgspec
 
+from bridgecore import Interest
 from bridgeserver.records import ErrorType, ThoughtSource
 
 
@@ -82,6 +84,8 @@ class Tap(Interface):
     """Whether the protocol's own end was seen."""
     failure: Failure | None
     """An error that the provider reported inside the stream or in a response object."""
+    interest: ClassVar[Interest | None]
+    """The events that matter, None where all do; the others are passed over before anything is made of them."""
     object_ids: tuple[str, ...]
     """Provider-side objects that this response made or belongs to, and that outlive it."""
 

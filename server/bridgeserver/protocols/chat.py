@@ -1,10 +1,10 @@
 """OpenAI's Chat Completions protocol, which many other providers speak too."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from bridgecore import find_member
+from bridgecore import Interest, find_member
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Tool, Usage, lenient, openai
 from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
@@ -100,6 +100,8 @@ class Chat:
 
 class ChatTap:
     """Watches one answer in the Chat Completions protocol."""
+
+    interest: ClassVar[Interest | None] = None  # its events have no names
 
     def __init__(self) -> None:
         self.response_id = ""

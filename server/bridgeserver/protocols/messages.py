@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from bridgecore import Interest
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient
 from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
@@ -103,9 +104,6 @@ class MessagesTap:
         self._blocks: dict[int | None, _Block] = {}
 
     def event(self, name: bytes, data: bytes) -> list[Finding]:
-        # Most events are text. Inside a string these quotes would be escaped, so this is the member itself.
-        if name == b"content_block_delta" and b'"type":"text_delta"' in data:
-            return []
         if name:
             take = self._EVENTS.get(name)
             return take(self, data, lenient.mapping(lenient.read(data))) if take else []
@@ -192,6 +190,9 @@ class MessagesTap:
         b"message_stop": _message_stop,
         b"error": _error,
     }
+
+    # Most events are text. Inside a string these quotes would be escaped, so this is the member itself.
+    interest: ClassVar[Interest | None] = Interest(_EVENTS, {b"content_block_delta": b'"type":"text_delta"'})
 
 
 class _Block:

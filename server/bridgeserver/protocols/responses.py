@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from bridgecore import find_members
+from bridgecore import Interest, find_members
 from bridgeserver.protocols import Facts, Failure, Finding, Splice, Thought, Tool, Usage, lenient, openai
 from bridgeserver.protocols.bodies import BodyReader, last
 from bridgeserver.protocols.failure import reported
@@ -161,6 +161,8 @@ class ResponsesTap:
         b"response.cancelled": _ended,
         b"error": _error,
     }
+
+    interest: ClassVar[Interest | None] = Interest(_EVENTS)
 
 
 def _findings(item: dict[str, Any]) -> list[Finding]:
