@@ -16,7 +16,6 @@ import uvloop
 from bridgecore import Server
 from bridgeserver.app import Application
 from bridgeserver.config import Config
-from bridgeserver.errors import BridgeError
 from bridgeserver.logs import configure_logs
 from bridgeserver.worker import Place, Worker
 
@@ -48,15 +47,12 @@ def main(config: Config, place: Place, listener: socket.socket, orders: Connecti
         sys.exit(1)
 
 
-def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """Return the context of the listening side, None without a certificate; raise BridgeError if it cannot be read."""
+def _tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return the context of the listening side, None without a certificate; the configuration has tried them."""
     if cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise BridgeError(f"cannot use the certificate {cert} with the key {key}: {exc}") from exc
+    context.load_cert_chain(cert, key)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -71,7 +67,7 @@ async def _serve(config: Config, place: Place, listener: socket.socket, orders: 
         max_connections=config.server.max_connections,
     )
     await worker.start(server.wind_down)
-    tls = tls_context(config.server.tls_cert, config.server.tls_key)
+    tls = _tls_context(config.server.tls_cert, config.server.tls_key)
     listening = await loop.create_server(
         server,
         sock=listener,

@@ -68,7 +68,6 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._on_hangup)  # its default ends a process, also one that is starting
         with ExitStack() as cleanup:
             cleanup.callback(os.close, lock_journal(journal))
-            entry.tls_context(config.server.tls_cert, config.server.tls_key)  # says what is wrong with it now
             listeners = listen(config.server.host, config.server.port, config.server.workers)
             for listener in listeners:
                 cleanup.callback(listener.close)
