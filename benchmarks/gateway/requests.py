@@ -9,7 +9,8 @@ from benchmarks.gateway.bodies import chat_request, claude_request
 OPENAI_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "accept": "application/json",
-        "accept-encoding": "gzip, deflate",
+        # SDKs ask for compressed answers too. Who compresses would pay for it here, and others would not.
+        "accept-encoding": "identity",
         "content-type": "application/json",
         "user-agent": "OpenAI/Python 2.8.0",
         "x-stainless-lang": "python",
@@ -27,6 +28,7 @@ OPENAI_FIELDS: Mapping[str, str] = MappingProxyType(
 CLAUDE_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "accept": "application/json",
+        "accept-encoding": "identity",
         "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14",
         "anthropic-dangerous-direct-browser-access": "true",
         "anthropic-version": "2023-06-01",
