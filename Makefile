@@ -7,13 +7,14 @@ SOURCES := pyproject.toml setup.py $(wildcard bridgecore/*.pyx bridgecore/*.pxd)
 CORE_TESTS := $(foreach room,cache hashing heads http1 scan serving singleflight sse,$(wildcard tests/test_$(room)*.py))
 SANITIZERS = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
 TRACES ?=
+PEERS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help build run test soak bench types lint format debug asan wheel lock clean
+.PHONY: help build run test soak bench bench-gateway types lint format debug asan wheel lock clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -49,6 +50,10 @@ bench: $(VENV)/.bench  ## hit ratios and nanoseconds beside other caches; TRACES
 	$(BIN)/python benchmarks/micro.py --json benchmarks/results/micro.json
 	$(BIN)/python benchmarks/hit_ratio.py $(if $(TRACES),--traces $(TRACES)) --json benchmarks/results/hit_ratio.json
 	$(BIN)/python benchmarks/render.py
+
+bench-gateway: $(VENV)/.built  ## docs/benchmarks.md; PEERS=folder measures the gateways in it too
+	$(BIN)/python -m benchmarks.gateway $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python -m benchmarks.gateway.report
 
 types: $(VENV)/.dev  ## mypy and pyright, both strict, and the stubs against the compiled modules
 	$(BIN)/mypy

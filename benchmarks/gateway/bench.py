@@ -2,7 +2,7 @@
 
 import http.client
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,18 +59,18 @@ class Scale(NamedTuple):
 
 FULL = Scale(
     chat_rounds=5,
-    chat_s=1.5,
+    chat_s=1.2,
     peer_rounds=3,
     connections=32,
     cases=(
-        Case(1, gap_ms=2, events=200, turns=8, ramp_s=0, from_s=0.3, to_s=3.1, rounds=5),
-        Case(64, gap_ms=10, events=200, turns=3, ramp_s=2, from_s=2, to_s=5, rounds=5),
-        Case(1000, gap_ms=100, events=200, turns=1, ramp_s=2, from_s=3, to_s=19, rounds=2),
+        Case(1, gap_ms=2, events=200, turns=6, ramp_s=0, from_s=0.2, to_s=2.2, rounds=4),
+        Case(64, gap_ms=10, events=200, turns=2, ramp_s=2, from_s=2, to_s=4, rounds=5),
+        Case(1000, gap_ms=60, events=200, turns=1, ramp_s=2, from_s=3, to_s=11, rounds=3),
         Case(64, gap_ms=50, events=200, turns=1, ramp_s=2, from_s=2.5, to_s=9.5, rounds=1, with_peers=True),
     ),
     probe_s=0.5,
     paced_rounds=5,
-    paced_s=4,
+    paced_s=3,
     rates=(500, 2000, 5000),
     held=(1000, 4000),
     most_held=1 << 20,
@@ -147,7 +147,7 @@ class Bench:
     close = stop_all
 
     @contextmanager
-    def running(self, subjects: Sequence[Subject]) -> Iterator[None]:
+    def running(self, subjects: Sequence[Subject]) -> Generator[None]:
         """Start programs, wait until each answers rightly, and end them afterwards."""
         with ExitStack() as cleanup:
             for subject in subjects:

@@ -18,7 +18,7 @@ def install(pin: Pin, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if pin.installer == "pip":
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, f"{pin.package}=={pin.version}"], check=True)
     else:
         folder.mkdir(parents=True)

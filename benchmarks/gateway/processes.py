@@ -111,7 +111,7 @@ class Process:
         """Raise RuntimeError with its last words if it has ended."""
         if (code := self._process.poll()) is not None:
             words = self.log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"{self._process.args} ended with {code}:\n{words}")
+            raise RuntimeError(f"{self.log.parent.name}/{self.log.name}: the process ended with {code}:\n{words}")
 
     def tree(self) -> list[int]:
         return accounting.tree(self.pid)

@@ -215,7 +215,15 @@ http {{
         return said.stderr.strip().rpartition("/")[2]
 
     def start(self, cores: Sequence[int] = (TEST_CORE,)) -> None:
-        command = ["nginx", "-p", self.folder, "-c", self.folder / "nginx.conf", "-e", self.folder / "log"]
+        command: list[str | Path] = [
+            "nginx",
+            "-p",
+            self.folder,
+            "-c",
+            self.folder / "nginx.conf",
+            "-e",
+            self.folder / "log",
+        ]
         self.process = Process(command, cores=cores, log=self.folder / "log")
 
 
@@ -264,8 +272,21 @@ class LiteLLM(Peer):
         (self.folder / "logging.json").write_text(json.dumps({"version": 1, "root": {"level": "ERROR"}}))
 
     def start(self, cores: Sequence[int] = (TEST_CORE,)) -> None:
-        command = [self.home / "bin/litellm", "--config", self.folder / "config.yaml", "--num_workers", "1"]
-        more = ["--host", "127.0.0.1", "--port", str(self.port), "--log_config", self.folder / "logging.json"]
+        command: list[str | Path] = [
+            self.home / "bin/litellm",
+            "--config",
+            self.folder / "config.yaml",
+            "--num_workers",
+            "1",
+        ]
+        more: list[str | Path] = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--log_config",
+            self.folder / "logging.json",
+        ]
         # The list of prices would else be fetched from the network at each start.
         env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
         self.process = Process([*command, *more], cores=cores, log=self.folder / "log", env=env)
@@ -304,7 +325,7 @@ api_key_location = "none"
 """)
 
     def start(self, cores: Sequence[int] = (TEST_CORE,)) -> None:
-        command = [self.home / "bin/python", "-c", self._SCRIPT, self.folder / "tensorzero.toml"]
+        command: list[str | Path] = [self.home / "bin/python", "-c", self._SCRIPT, self.folder / "tensorzero.toml"]
         env = {"TENSORZERO_DISABLE_PSEUDONYMOUS_USAGE_ANALYTICS": "1"}
         self.process = Process(command, cores=cores, log=self.folder / "log", env=env, pipes=True)
         while b"http://" not in (line := self.process.read_line(READY_S)):
@@ -323,7 +344,7 @@ class Portkey(Peer):
 
     def start(self, cores: Sequence[int] = (TEST_CORE,)) -> None:
         script = self.home / "node_modules/@portkey-ai/gateway/build/start-server.js"
-        command = ["node", script, f"--port={self.port}", "--headless"]
+        command: list[str | Path] = ["node", script, f"--port={self.port}", "--headless"]
         self.process = Process(command, cores=cores, log=self.folder / "log", env={"NODE_ENV": "production"})
 
     @property

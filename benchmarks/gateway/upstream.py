@@ -90,10 +90,12 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         self._end_stream()
 
-    def get_buffer(self, _sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
         return _VIEW
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -105,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._answer()
             return
         if nbytes < SHORT_BYTES and not self._begun:
-            request = _BUFFER[:nbytes]
+            request = bytes(_BUFFER[:nbytes])
             if request == self._provider.last_chat:
                 self._transport.write(CHAT)
                 return

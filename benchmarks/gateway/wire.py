@@ -20,7 +20,7 @@ class Answer:
         self.status = 0
         self.is_whole = False
         self.body_bytes = 0
-        self._before = b""
+        self._before: bytes = b""
         self._is_chunked = False
         self._missing = 0
 

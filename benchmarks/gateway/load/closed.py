@@ -68,7 +68,8 @@ class Client(asyncio.Protocol):
         if not loop.is_over:
             self._transport.write(loop.request)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self._loop.is_over:
             self._loop.wrong += 1
 

@@ -26,7 +26,8 @@ class Client(asyncio.Protocol):
         if b"\n\n" in self._answer.feed(data) and not self.has_events.done():
             self.has_events.set_result(self._answer.status == 200)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self.has_events.done():
             self.has_events.set_result(False)
 

@@ -90,7 +90,8 @@ class Client(asyncio.Protocol):
             self._pace.note(answer, now - due_ns)
             self._pace.take(self)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if self._due_ns:
             self._pace.lost += 1
         elif self in self._pace.free:

@@ -72,7 +72,8 @@ class Client(asyncio.Protocol):
         elif not self.is_done.done():
             self.is_done.set_result(None)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self.is_done.done():
             self._counts.wrong += 1
             self.is_done.set_result(None)
