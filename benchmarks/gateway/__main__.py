@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from typing import Any
 from benchmarks.common import RESULTS, about, save
 from benchmarks.gateway.bench import FULL, QUICK, Bench
 from benchmarks.gateway.parts import PARTS, measure
+from benchmarks.gateway.peers import PINS
 from benchmarks.gateway.processes import CORES, LOAD_CORE, Load, Upstream
 from benchmarks.gateway.subjects import Subject, found
 
@@ -40,6 +42,8 @@ def _options() -> argparse.Namespace:
     options.parts = options.only.split(",") if options.only else list(PARTS)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"expected parts of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
+    if options.peers and not options.peers.is_dir():
+        parser.error(f"expected a folder with peers, found no {options.peers}: run benchmarks.gateway.prepare first")
     return options
 
 
@@ -56,6 +60,7 @@ def _about(subjects: Sequence[Subject], command: str, most_open: int) -> dict[st
         "command": command,
         "cores": len(CORES),
         "descriptors": most_open,
+        "load_before": round(os.getloadavg()[0], 2),
         "subjects": [
             {
                 "name": subject.name,
@@ -67,6 +72,16 @@ def _about(subjects: Sequence[Subject], command: str, most_open: int) -> dict[st
             for subject in subjects
         ],
     }
+
+
+def _say_what_is_missing(subjects: Sequence[Subject], peers: Path | None) -> None:
+    """Name the programs that are not here, and those that are here in another version than is pinned."""
+    versions = {subject.name: subject.version for subject in subjects}
+    for name in ("nginx", *PINS):
+        if name not in versions:
+            print(f"not measured: {name}" + (f", not found in {peers}" if peers and name in PINS else ""))
+        elif name in PINS and versions[name] != PINS[name].version:
+            print(f"{name}: expected version {PINS[name].version} of peers.toml, found {versions[name]}")
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -81,6 +96,7 @@ def _measure(options: argparse.Namespace, folder: Path, results: dict[str, Any])
     os.sched_setaffinity(0, {LOAD_CORE})
     with Upstream(folder) as upstream, Load(folder) as load:
         subjects = found(folder, upstream.port, options.peers)
+        _say_what_is_missing(subjects, options.peers)
         head = _about(subjects, _command(options), most_open)
         bench = Bench(folder, QUICK if options.quick else FULL, upstream, load, subjects, most_open)
         with closing(bench):
@@ -97,6 +113,7 @@ def main() -> None:
     options = _options()
     if sys.platform != "linux":
         sys.exit("expected Linux: CPU time and memory of other processes are read from /proc")
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(143))  # so that what was started is ended
     results: dict[str, Any] = {"parts": {}, "tables": {}}
     if options.only and options.json.exists():
         old = json.loads(options.json.read_text(encoding="utf-8"))

@@ -83,14 +83,14 @@ FULL = Scale(
 )
 
 QUICK = Scale(
-    chat_rounds=2,
+    chat_rounds=1,
     chat_s=0.1,
     peer_rounds=1,
     connections=4,
-    cases=(Case(4, gap_ms=2, events=40, turns=2, ramp_s=0.05, from_s=0.05, to_s=0.1, rounds=2),),
+    cases=(Case(4, gap_ms=2, events=40, turns=2, ramp_s=0.05, from_s=0.05, to_s=0.1, rounds=1),),
     probe_s=0.1,
-    paced_rounds=2,
-    paced_s=0.2,
+    paced_rounds=1,
+    paced_s=0.3,
     rates=(200,),
     held=(20,),
     most_held=40,

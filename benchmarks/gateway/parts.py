@@ -14,7 +14,7 @@ from benchmarks.gateway.requests import Kind
 from benchmarks.gateway.subjects import Bridgecore, Nginx, Peer, Subject
 
 ENOUGH = 1.3
-"""A rate is measured where a program carries so many times as much in a closed loop."""
+"""A peer is measured at a rate if it carries so many times as much in a closed loop."""
 
 SPARE = 200
 """Descriptors that a process needs for other things than streams."""
@@ -94,16 +94,22 @@ def paced(bench: Bench) -> list[Row]:
     """Measure the latency of short chats that leave at fixed times, whatever the answers do."""
     rows: list[Row] = []
     scale = bench.scale
-    carried = {subject.name: _probe(bench, subject) for subject in bench.subjects}
+    fit = {subject.name: scale.rates for subject in bench.subjects}
+    for subject in bench.subjects:
+        if isinstance(subject, Peer):
+            carried = _probe(bench, subject)
+            fit[subject.name] = tuple(rate for rate in scale.rates if carried >= ENOUGH * rate)
+            left_out = [rate for rate in scale.rates if rate not in fit[subject.name]]
+            rows.append({"subject": subject.name, "carried": carried, "left_out": left_out})
     for number in range(scale.paced_rounds):
         for rate in scale.rates:
             for subject in bench.subjects:
-                if is_in_round(subject, number, scale.peer_rounds) and carried[subject.name] >= ENOUGH * rate:
+                if is_in_round(subject, number, scale.peer_rounds) and rate in fit[subject.name]:
                     order = {"connections": 4 * scale.connections, "rate": rate, "seconds": scale.paced_s}
                     found = bench.load.run("paced", subject.target(Kind.CHAT), **order, seed=number)
                     rows.append({"subject": subject.name, "rate": rate, "round": number, **found})
         bench.say(f"latency: round {number + 1} of {scale.paced_rounds}")
-    return [*rows, *({"subject": name, "carried": rate} for name, rate in carried.items())]
+    return rows
 
 
 def _probe(bench: Bench, subject: Subject) -> float:
@@ -177,6 +183,7 @@ def workers(bench: Bench) -> list[Row]:
             gateway.configure(workers=count)
             cleanup.callback(gateway.stop)
             gateway.start(CORES)
+        for count, gateway in gateways.items():
             wait(gateway)
             _spread(gateway, count)
         for number in range(bench.scale.worker_rounds):

@@ -23,7 +23,7 @@ READY_S = 90.0
 STOP_S = 15.0
 ANSWER_S = 180.0
 
-CORES = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 """Those that this process had at first."""
 
 LOAD_CORE, TEST_CORE = CORES[0], CORES[-1]
@@ -40,7 +40,7 @@ def on_core(command: Sequence[str | Path], cores: Sequence[int]) -> list[str]:
     """Return the command as it runs on some cores only and ends when this process does, where that is possible."""
     prefix: list[str] = []
     if shutil.which("setpriv"):
-        prefix += ["setpriv", "--pdeathsig", "KILL"]
+        prefix += ["setpriv", "--pdeathsig", "TERM"]
     if shutil.which("taskset"):
         prefix += ["taskset", "-c", ",".join(map(str, cores))]
     return [*prefix, *map(str, command)]

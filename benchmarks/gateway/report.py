@@ -92,7 +92,8 @@ def machine(results: Results) -> str:
         f"{about['machine']}; {about['system']}; {about['python']}; {packages}"
         + (f"; {versions}" if versions else "")
         + f"; {' and '.join(days)}, {minutes:.0f} minutes; `{about['command']}`."
-        + f" Answers that were not right, in all parts: {wrong}."
+        + f" Load of the machine before it began: {about['load_before']}; of a machine that does something else too,"
+        + f" latencies mean little. Answers that were not right, in all parts: {wrong}."
     )
 
 
@@ -174,11 +175,11 @@ def late(results: Results) -> str:
         if (middles := [number(median(results.late_us(rate, place))) for place in (0, 1)])
     ]
     unfit = [
-        f"{results.title(row['subject'])} ({row['carried']:,.0f}/s)"
+        f"{results.title(row['subject'])}, which carries {row['carried']:,.0f}/s"
         for row in results.rows("latency")
-        if "carried" in row and row["carried"] < 1.3 * max(results.paced_rates(), default=0)
+        if row.get("left_out")
     ]
-    left_out = f" Not measured at rates beyond what they carry: {', '.join(unfit)}." if unfit else ""
+    left_out = f" Left out at rates beyond what they carry with some room: {'; '.join(unfit)}." if unfit else ""
     return f"Requests left later than they should by: {'; '.join(parts)}.{left_out}"
 
 
@@ -192,6 +193,7 @@ def memory(results: Results) -> str:
         pss = results.idle_kb(name, measure="pss_kb")
         parent = results.idle_kb(name, "parent")
         held = "; ".join(f"{number(size)} with {count:,}" for count, size in results.held(name))
+        held += "".join(f" (of {wanted:,} that were asked for)" for wanted in results.refused(name))
         busy = results.rows("memory", subject=name, streams=0)[0]["idle_us_a_second"]["worker"]
         cells = [number(idle / KB_A_MB), _or_nothing(pss and pss / KB_A_MB)]
         rows.append([results.title(name), *cells, _or_nothing(parent and parent / KB_A_MB), held, number(busy / 1000)])

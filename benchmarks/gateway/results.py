@@ -134,6 +134,11 @@ class Results:
         rows = [row for row in self.rows("memory", subject=subject) if row["streams"]]
         return [(row["streams"], (row["rss_kb"]["worker"] - idle) / row["streams"]) for row in rows]
 
+    def refused(self, subject: str) -> list[int]:
+        """Return how many streams should have been open where fewer were."""
+        rows = self.rows("memory", subject=subject)
+        return [row["wanted"] for row in rows if row["streams"] < row.get("wanted", 0)]
+
     def resident(self, subject: str) -> list[tuple[int, float]]:
         """Return numbers of open streams, and the MB resident with them."""
         return [(row["streams"], row["rss_kb"]["worker"] / KB_A_MB) for row in self.rows("memory", subject=subject)]

@@ -28,7 +28,7 @@ class Subject:
 
     name = "direct"
     title = "the upstream alone"
-    missing = "No gateway: the fake provider, asked directly."
+    missing = ""
     is_exact = True
     """Whether what comes back is byte for byte what the upstream sent."""
     speaks: ClassVar[frozenset[Kind]] = frozenset(Kind)

@@ -7,7 +7,7 @@ from benchmarks.gateway.load.order import Target
 from benchmarks.gateway.wire import Answer
 
 AT_ONCE = 100
-OPENING_S = 60.0
+OPENING_S = 20.0
 
 
 class Client(asyncio.Protocol):
@@ -16,7 +16,8 @@ class Client(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._answer = Answer()
-        self.has_events = asyncio.get_running_loop().create_future()
+        self.has_events: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -24,10 +25,12 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if b"\n\n" in self._answer.feed(data) and not self.has_events.done():
-            self.has_events.set_result(self._answer.status == 200)
+            self.is_open = self._answer.status == 200
+            self.has_events.set_result(self.is_open)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self.is_open = False
         if not self.has_events.done():
             self.has_events.set_result(False)
 
@@ -42,14 +45,21 @@ class Held:
         self._clients: list[Client] = []
 
     async def grow(self, target: Target, count: int) -> dict[str, int]:
-        """Open streams until there are *count*, each with an event that has arrived; return how many there are."""
+        """Open streams until *count* are open, each with an event that has arrived; return how many are.
+
+        These are fewer where a program does not take them, or not in time.
+        """
         request = target["request"].encode()
-        async with asyncio.timeout(OPENING_S):
-            while (missing := count - len(self._clients)) > 0:
-                opened = await asyncio.gather(*(self._open(target, request) for _ in range(min(missing, AT_ONCE))))
-                if not all(opened):
-                    break
-        return {"open": sum(client.has_events.done() and client.has_events.result() for client in self._clients)}
+        loop = asyncio.get_running_loop()
+        end = loop.time() + OPENING_S
+        while (missing := count - len(self._clients)) > 0:
+            opening = [asyncio.create_task(self._open(target, request)) for _ in range(min(missing, AT_ONCE))]
+            done, late = await asyncio.wait(opening, timeout=max(0.0, end - loop.time()))
+            for task in late:
+                task.cancel()
+            if late or not all(task.result() for task in done):
+                break
+        return {"open": sum(client.is_open for client in self._clients)}
 
     async def _open(self, target: Target, request: bytes) -> bool:
         loop = asyncio.get_running_loop()
@@ -58,7 +68,7 @@ class Held:
         except OSError:
             return False
         self._clients.append(client)
-        return bool(await client.has_events)
+        return await client.has_events
 
     async def let_go(self) -> dict[str, int]:
         for client in self._clients:
