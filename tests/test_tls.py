@@ -20,8 +20,8 @@ CHAT = "/openai/v1/chat/completions"
 @pytest.fixture
 def trusting(tmp_path: Path) -> ssl.SSLContext:
     """Write a certificate and its key into the folder, and return the context of a client that trusts it."""
-    authority = trustme.CA()
-    certificate: Any = authority.issue_cert("127.0.0.1")
+    authority: Any = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(str(tmp_path / "cert.pem"), append=True)
