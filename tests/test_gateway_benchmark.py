@@ -239,8 +239,9 @@ def test_plots_are_drawings() -> None:
     assert {"a<b", "16", "64 + 30", "12,000"} <= set(texts)
     widths = [float(element.get("width", "0")) for element in drawn.iter() if element.tag.endswith("rect")]
     assert all(width >= 0 for width in widths)
-    lines = plots.lines("memory", "streams", "MB", [Line("ours", [(0, 35.0), (1000, 60.0)])])
-    assert len([element for element in ET.fromstring(lines).iter() if element.tag.endswith("circle")]) == 2
+    lines = ET.fromstring(plots.lines("memory", "streams", "MB", [Line("ours", [(0, 35.0), (1000, 60.0)])]))
+    assert len([element for element in lines.iter() if element.tag.endswith("circle")]) == 2
+    assert {"1,000", "60 MB"} <= {element.text for element in lines.iter()}
 
 
 def test_every_peer_is_pinned() -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -54,23 +54,28 @@ def _raise_limit() -> int:
     return hard
 
 
-def _about(subjects: Sequence[Subject], command: str, most_open: int) -> dict[str, Any]:
+def _about(
+    subjects: Sequence[Subject], earlier: Sequence[Mapping[str, Any]], command: str, most_open: int
+) -> dict[str, Any]:
+    """Return what this run is about; programs of earlier parts that are not here now keep their place."""
+    described = [
+        {
+            "name": subject.name,
+            "title": subject.title,
+            "version": subject.version,
+            "missing": subject.missing,
+            "is_exact": subject.is_exact,
+        }
+        for subject in subjects
+    ]
+    names = {subject.name for subject in subjects}
     return {
         **about(PACKAGES),
         "command": command,
         "cores": len(CORES),
         "descriptors": most_open,
         "load_before": round(os.getloadavg()[0], 2),
-        "subjects": [
-            {
-                "name": subject.name,
-                "title": subject.title,
-                "version": subject.version,
-                "missing": subject.missing,
-                "is_exact": subject.is_exact,
-            }
-            for subject in subjects
-        ],
+        "subjects": [*described, *(subject for subject in earlier if subject["name"] not in names)],
     }
 
 
@@ -97,7 +102,7 @@ def _measure(options: argparse.Namespace, folder: Path, results: dict[str, Any])
     with Upstream(folder) as upstream, Load(folder) as load:
         subjects = found(folder, upstream.port, options.peers)
         _say_what_is_missing(subjects, options.peers)
-        head = _about(subjects, _command(options), most_open)
+        head = _about(subjects, results["subjects"], _command(options), most_open)
         bench = Bench(folder, QUICK if options.quick else FULL, upstream, load, subjects, most_open)
         with closing(bench):
             for part in PARTS:
@@ -114,10 +119,10 @@ def main() -> None:
     if sys.platform != "linux":
         sys.exit("expected Linux: CPU time and memory of other processes are read from /proc")
     signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(143))  # so that what was started is ended
-    results: dict[str, Any] = {"parts": {}, "tables": {}}
+    results: dict[str, Any] = {"parts": {}, "tables": {}, "subjects": []}
     if options.only and options.json.exists():
         old = json.loads(options.json.read_text(encoding="utf-8"))
-        results["parts"] = old["parts"]
+        results["parts"], results["subjects"] = old["parts"], old["about"]["subjects"]
         results["tables"] = {name: old[name] for name in PARTS if name in old}
     with tempfile.TemporaryDirectory(prefix="bridgecore-bench-") as folder:
         _measure(options, Path(folder), results)

@@ -1,7 +1,7 @@
 """Plots as SVG: bars on a logarithmic scale, and lines."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -57,8 +57,10 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> str:
     return _svg(height, parts)
 
 
-def lines(title: str, x_title: str, y_title: str, rows: Sequence[Line]) -> str:
-    """Return lines on linear scales that begin at zero."""
+def lines(
+    title: str, x_title: str, y_title: str, rows: Sequence[Line], names: Mapping[float, str] | None = None
+) -> str:
+    """Return lines on linear scales that begin at zero; *names* are what stands below the points, if not their x."""
     height, bottom = 360, 310
     most_x = max(x for row in rows for x, _ in row.points) or 1.0
     most_y = _round_up(max(y for row in rows for _, y in row.points))
@@ -72,8 +74,8 @@ def lines(title: str, x_title: str, y_title: str, rows: Sequence[Line]) -> str:
         y = place(0, level)[1]
         parts.append(f'<line x1="70" y1="{y:.1f}" x2="{WIDTH - 150}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(_text(64, y + 4, f"{level:,g} {y_title}", anchor="end", colour="#666"))
-    marks = sorted({x for row in rows for x, _ in row.points})
-    parts.extend(_text(place(x, 0)[0], bottom + 18, f"{x:,g}", anchor="middle", colour="#666") for x in marks)
+    marks = (names or {x: f"{x:,g}" for row in rows for x, _ in row.points}).items()
+    parts.extend(_text(place(x, 0)[0], bottom + 18, text, anchor="middle", colour="#666") for x, text in marks)
     for row, colour in zip(rows, COLOURS, strict=False):
         places = [place(*point) for point in row.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -91,11 +93,11 @@ def _legend(rows: Sequence[Line]) -> Iterator[str]:
 
 
 def _round_up(value: float) -> float:
-    """Return the next higher number whose first digit is 1, 2 or 5 and whose others are 0."""
+    """Return a number that is a little higher and can be divided by five without many digits."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value)
 
 
 def _text(x: float, y: float, text: str, *, size: int = 12, anchor: str = "start", colour: str = "#222") -> str:

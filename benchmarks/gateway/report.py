@@ -292,14 +292,14 @@ def drawings(results: Results) -> Iterator[tuple[str, str]]:
         if rate == 2000:
             found = [
                 Line(results.title(name).replace("`", ""), list(_added(results, name, rate)))
-                for name in results.programs
+                for name in sorted(results.programs, key=OURS.__ne__)
                 if results.latency_us(name, rate, 0)
             ]
             title = f"Added latency of short chats, {rate:,} requests/s in an open loop"
-            yield "latency.svg", plots.lines(title, "percent of requests that were at most so late", "ms", found)
+            yield "latency.svg", plots.lines(title, "", "ms", found, dict(enumerate(SHARES)))
     if held := [
         Line(results.title(name).replace("`", ""), results.resident(name))
-        for name in (LIMIT, OURS)
+        for name in (OURS, LIMIT)
         if results.resident(name)
     ]:
         yield "memory.svg", plots.lines("Resident memory of a worker", "open streams", "MB", held)
@@ -313,8 +313,8 @@ def _bars(results: Results, kind: Kind) -> Iterator[Bar]:
 
 
 def _added(results: Results, name: str, rate: int) -> Iterator[tuple[float, float]]:
-    for place, at in enumerate((50.0, 99.0, 99.9)):
-        yield at, max((results.latency_added_us(name, rate, place) or 0.0) / 1000, 0.0)
+    for place in range(len(SHARES)):
+        yield place, max((results.latency_added_us(name, rate, place) or 0.0) / 1000, 0.0)
 
 
 def main() -> None:
