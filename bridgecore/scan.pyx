@@ -21,6 +21,11 @@ cdef extern from *:
     #include <emmintrin.h>
     #endif
 
+    /* What may follow a backslash, but for the letter that begins four digits. */
+    static const unsigned char is_escape[256] = {
+        ['"'] = 1, ['\\\\'] = 1, ['/'] = 1, ['b'] = 1, ['f'] = 1, ['n'] = 1, ['r'] = 1, ['t'] = 1
+    };
+
     /* The index of the first byte that is not plain text of a string: ASCII, no control, quote or backslash. */
     static inline Py_ssize_t plain_end(const unsigned char *text, Py_ssize_t i, Py_ssize_t length) {
     #if defined(__SSE2__)
@@ -41,6 +46,7 @@ cdef extern from *:
         return i;
     }
     """
+    const unsigned char[256] is_escape
     Py_ssize_t plain_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil
 
 
@@ -318,7 +324,7 @@ cdef Py_ssize_t _string_end_checked(const unsigned char* text, Py_ssize_t i, Py_
             return -1
 
 
-cdef Py_ssize_t _escape_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
+cdef inline Py_ssize_t _escape_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
     """Return the index after the escape at *i*, or -1."""
     cdef:
         unsigned char c
@@ -327,7 +333,7 @@ cdef Py_ssize_t _escape_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t 
         return -1
     c = text[i + 1]
     if c != b"u":
-        return i + 2 if memchr(b'"\\/bfnrt', c, 8) != NULL else -1
+        return i + 2 if is_escape[c] else -1
     if i + 6 > length:
         return -1
     for k in range(i + 2, i + 6):
