@@ -27,6 +27,7 @@ from benchmarks.gateway.figures import added, percentile, percentiles, ratio  # 
 from benchmarks.gateway.load.paced import arrivals  # noqa: E402
 from benchmarks.gateway.peers import PINS  # noqa: E402
 from benchmarks.gateway.plots import Bar, Line  # noqa: E402
+from benchmarks.gateway.processes import NotAlone, alone  # noqa: E402
 from benchmarks.gateway.requests import Kind  # noqa: E402
 from benchmarks.gateway.results import Results  # noqa: E402
 from benchmarks.gateway.subjects import PEERS  # noqa: E402
@@ -242,6 +243,15 @@ def test_plots_are_drawings() -> None:
     lines = ET.fromstring(plots.lines("memory", "streams", "MB", [Line("ours", [(0, 35.0), (1000, 60.0)])]))
     assert len([element for element in lines.iter() if element.tag.endswith("circle")]) == 2
     assert {"1,000", "60 MB"} <= {element.text for element in lines.iter()}
+
+
+def test_two_runs_do_not_measure_at_once(tmp_path: Path) -> None:
+    """The second is turned away until the first has ended."""
+    lock = tmp_path / "lock"
+    with alone(lock), pytest.raises(NotAlone), alone(lock):
+        pass
+    with alone(lock):
+        pass
 
 
 def test_every_peer_is_pinned() -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from benchmarks.common import RESULTS, about, save
 from benchmarks.gateway.bench import FULL, QUICK, Bench
 from benchmarks.gateway.parts import PARTS, measure
 from benchmarks.gateway.peers import PINS
-from benchmarks.gateway.processes import CORES, LOAD_CORE, Load, Upstream
+from benchmarks.gateway.processes import CORES, LOAD_CORE, Load, NotAlone, Upstream, alone
 from benchmarks.gateway.subjects import Subject, found
 
 OUT = RESULTS / "gateway.json"
@@ -124,8 +124,14 @@ def main() -> None:
         old = json.loads(options.json.read_text(encoding="utf-8"))
         results["parts"], results["subjects"] = old["parts"], old["about"]["subjects"]
         results["tables"] = {name: old[name] for name in PARTS if name in old}
-    with tempfile.TemporaryDirectory(prefix="bridgecore-bench-") as folder:
-        _measure(options, Path(folder), results)
+    try:
+        with (
+            nullcontext() if options.quick else alone(),
+            tempfile.TemporaryDirectory(prefix="bridgecore-bench-") as folder,
+        ):
+            _measure(options, Path(folder), results)
+    except NotAlone as exc:
+        sys.exit(str(exc))
     print(f"written to {options.json}")
 
 

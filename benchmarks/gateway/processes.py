@@ -1,5 +1,6 @@
 """Processes that are started here, pinned to a core, and ended by their number."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -9,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,27 @@ CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 """Those that this process had at first."""
 
 LOAD_CORE, TEST_CORE = CORES[0], CORES[-1]
+
+
+LOCK = Path(tempfile.gettempdir()) / "bridgecore-benchmark.lock"
+
+
+class NotAlone(Exception):
+    """Another run is under way."""
+
+
+@contextmanager
+def alone(lock: Path = LOCK) -> Generator[None]:
+    """Keep other runs out; raise NotAlone if one is under way: each would spoil the other's figures."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise NotAlone("another run measures on this machine: wait for its end") from exc
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def free_port() -> int:
