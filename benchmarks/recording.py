@@ -25,16 +25,17 @@ from typing import Any, NamedTuple
 import uvloop
 from common import about, save, table
 
+from bridgecore import uuid7
 from bridgeserver.journal import Journal
 from bridgeserver.protocols import Usage
 from bridgeserver.recorder import Recorder
-from bridgeserver.records import Interception, new_id, now_us
+from bridgeserver.records import Interception, now_us
 from bridgeserver.shipper import Shipper
 from bridgeserver.store import open_store
 
 PACKAGES = ("msgspec", "sqlalchemy", "uvloop")
 USAGE = Usage(input=12, output=9)
-USER, KEY = new_id(), new_id()
+USER, KEY = uuid7(), uuid7()
 RECORDS_A_CHAT = 4
 
 
@@ -54,7 +55,7 @@ def _begin(journal: Journal) -> Recorder:
     return Recorder(
         journal,
         Interception(
-            id=new_id(),
+            id=uuid7(),
             user_id=USER,
             key_id=KEY,
             provider="openai",
@@ -76,7 +77,9 @@ def _begin(journal: Journal) -> Recorder:
 
 async def _chat(journal: Journal) -> None:
     recorder = _begin(journal)
-    await recorder.begin("Say hello to the world, in one short sentence.")
+    kept = asyncio.get_running_loop().create_future()
+    recorder.begin("Say hello to the world, in one short sentence.", kept.set_result)
+    await kept
     await asyncio.sleep(0)  # the provider's turn
     recorder.usage(USAGE, "chatcmpl-Bq1xYxU2x4dN1zE6cT0hR8aWk5", partial=False)
     recorder.end("completed", http_status=200, attempts=1)

@@ -8,6 +8,9 @@ from cpython.dict cimport PyDict_SetDefault
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.string cimport memchr, memcmp, memcpy
 
+cdef extern from "<string.h>":
+    void* memmem(const void* text, size_t text_size, const void* wanted, size_t wanted_size)
+
 
 def by_name(list pairs not None):
     """Return the fields by name; of several values of one name the first."""
@@ -19,7 +22,15 @@ def by_name(list pairs not None):
 
 def values_with(list pairs not None, bytes part not None):
     """Return the values that hold *part*."""
-    return [value for _name, value in pairs if part in value]
+    cdef:
+        list found = []
+        bytes value
+        const char* wanted = PyBytes_AS_STRING(part)
+        Py_ssize_t size = PyBytes_GET_SIZE(part)
+    for _name, value in pairs:
+        if memmem(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), wanted, size) != NULL:
+            found.append(value)
+    return found
 
 
 def write_lines(list pairs not None, frozenset held_back not None=frozenset(), tuple prefixes not None=()):

@@ -113,13 +113,14 @@ cdef class Connection:
         else:
             self._transport.write(head + body)
 
-    def wait(self, pump=None):
-        """Return a future for a head, bytes, the end, or the error that broke the response.
+    def wait(self, pump=None, waiter=None):
+        """Return a future, *waiter* if there is one, for a head, bytes, the end, or the error that broke the response.
 
         It is done at once when bytes or the end are here already: they may have come while nobody waited. With a
         *pump*, that is called instead whenever there are bytes or the end, until it returns that the future is due.
         """
-        waiter = self._loop.create_future()
+        if waiter is None:
+            waiter = self._loop.create_future()
         self._waiter = waiter
         self._pump = pump
         if self._chunks or self.complete or self.error is not None:

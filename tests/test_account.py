@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgeserver.account import HELD_BYTES, Account
+from bridgeserver.account import HELD_BYTES, Account, read_along
 from bridgeserver.headers import Pairs
 from bridgeserver.limits import Budget
 from bridgeserver.protocols.chat import Chat
@@ -35,7 +35,7 @@ def relay(account: Account, body: bytes, size: int) -> bytes:
 )
 def test_takes_out_the_extra_usage_and_nothing_else(parts: list[bytes], size: int) -> None:
     """Wherever the stream is cut, what is relayed is the stream without its usage chunks."""
-    account = Account(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
+    account = read_along(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
     relayed = relay(account, b"".join(parts), size)
     # A line end before the chunk belongs to it or to its neighbour: a blank line more or less is no event.
     expected = b"".join(part for part in parts if part != USAGE)
@@ -46,14 +46,14 @@ def test_takes_out_the_extra_usage_and_nothing_else(parts: list[bytes], size: in
 @given(st.binary(max_size=300), st.integers(1, 50), st.sampled_from([STREAM, JSON]), st.integers(200, 599))
 def test_relays_any_bytes_untouched(body: bytes, size: int, headers: Pairs, status: int) -> None:
     """Whatever a provider sends is relayed as it came, and accounting never raises."""
-    account = Account(Messages().tap(), status, headers, Budget(1 << 30), drop_extra_usage=False)
+    account = read_along(Messages().tap(), status, headers, Budget(1 << 30), drop_extra_usage=False)
     assert relay(account, body, size) == body
     account.failure()
 
 
 def test_relays_whole_events_at_once_when_it_edits() -> None:
     """An event is held until it is whole and not longer."""
-    account = Account(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
+    account = read_along(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
     assert account.feed(CHUNK[:20])[0] == b""
     assert account.feed(CHUNK[20:] + CHUNK[:5])[0] == CHUNK
     assert account.is_between_events
@@ -61,7 +61,7 @@ def test_relays_whole_events_at_once_when_it_edits() -> None:
 
 def test_holds_no_more_than_its_limit() -> None:
     """An event too large to be held is relayed as it comes."""
-    account = Account(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
+    account = read_along(Chat().tap(), 200, STREAM, Budget(1 << 30), drop_extra_usage=True)
     body = b"data: " + b"x" * (HELD_BYTES + (1 << 20)) + b"\n\n" + CHUNK + USAGE + DONE
     assert relay(account, body, 1 << 16) == body.replace(USAGE, b"")
     assert account.is_partial
@@ -78,7 +78,7 @@ def test_reads_bodies_and_says_what_failed(encoding: bytes) -> None:
     }
     plain = json.dumps(answer).encode()
     body = gzip.compress(plain) if encoding == b"gzip" else plain
-    account = Account(
+    account = read_along(
         Messages().tap(), 200, [*JSON, (b"content-encoding", encoding)], Budget(1 << 30), drop_extra_usage=False
     )
     assert relay(account, body, 10) == body
@@ -89,7 +89,7 @@ def test_reads_bodies_and_says_what_failed(encoding: bytes) -> None:
 
 def test_an_unknown_encoding_is_relayed_and_partial() -> None:
     """What cannot be decoded is not accounted for, and is not a failure of the provider."""
-    account = Account(
+    account = read_along(
         Messages().tap(), 200, [*JSON, (b"content-encoding", b"br")], Budget(1 << 30), drop_extra_usage=False
     )
     assert relay(account, b"\x00\x01", 1) == b"\x00\x01"
@@ -105,7 +105,7 @@ def test_finishing_twice_learns_nothing_twice() -> None:
         "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}],
         "usage": {"input_tokens": 3, "output_tokens": 4},
     }
-    account = Account(Messages().tap(), 200, JSON, Budget(1 << 30), drop_extra_usage=False)
+    account = read_along(Messages().tap(), 200, JSON, Budget(1 << 30), drop_extra_usage=False)
     account.feed(json.dumps(answer).encode())
     assert len(account.finish()[1]) == 1
     assert account.finish() == (b"", [])
@@ -117,7 +117,7 @@ def test_all_responses_share_what_they_may_hold(headers: Pairs, edits: bool) -> 
     """One that finds no room is relayed as it comes and accounted for as partial; what ends makes room."""
     budget = Budget(1 << 20)
     body = b'data: {"id":"' + b"x" * 700_000
-    accounts = [Account(Chat().tap(), 200, headers, budget, drop_extra_usage=edits) for _ in range(3)]
+    accounts = [read_along(Chat().tap(), 200, headers, budget, drop_extra_usage=edits) for _ in range(3)]
     relayed = [
         b"".join(account.feed(body[at : at + 9999])[0] for at in range(0, len(body), 9999)) for account in accounts
     ]
@@ -131,6 +131,6 @@ def test_all_responses_share_what_they_may_hold(headers: Pairs, edits: bool) -> 
 
 def test_what_is_small_is_not_counted() -> None:
     """Ordinary answers need no room that they share with anybody."""
-    account = Account(Chat().tap(), 200, STREAM, Budget(0), drop_extra_usage=True)
+    account = read_along(Chat().tap(), 200, STREAM, Budget(0), drop_extra_usage=True)
     assert relay(account, CHUNK * 100 + USAGE + DONE, 100) == CHUNK * 100 + DONE
     assert not account.is_partial

@@ -90,6 +90,20 @@ def in_loop(scenario: Callable[[], Any]) -> Any:
     return asyncio.run(scenario())
 
 
+def kept(journal: Journal, records: Sequence[AnyRecord]) -> asyncio.Future[None]:
+    """Begin an interception; the result is done once it is kept, or raises why it is not."""
+    waiter = asyncio.get_running_loop().create_future()
+
+    def then(failure: NotRecordable | None) -> None:
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)
+
+    journal.begin(records, then)
+    return waiter
+
+
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the sizes of all writes from now on."""
@@ -109,9 +123,9 @@ def test_records_arrive_in_order(tmp_path: Path, writes: list[int]) -> None:
 
     async def scenario() -> list[AnyRecord]:
         journal = Journal(tmp_path, max_bytes=1 << 30)
-        begun = journal.begin([interception(1), prompt(1, "hé\x00\n")])
-        other = journal.begin([interception(2)])
-        journal.append(end(1))
+        begun = kept(journal, [interception(1), prompt(1, "hé\x00\n")])
+        other = kept(journal, [interception(2)])
+        journal.end([end(1)])
         await begun
         assert len(writes) == 1
         await other
@@ -124,6 +138,18 @@ def test_records_arrive_in_order(tmp_path: Path, writes: list[int]) -> None:
     assert len(writes) == 1
 
 
+def test_one_who_fails_when_told_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """Whoever waited for the same write is told of it all the same."""
+
+    async def scenario() -> None:
+        journal = Journal(tmp_path, max_bytes=1 << 30)
+        journal.begin([interception(1)], lambda _failure: 1 // 0)
+        await kept(journal, [interception(2)])
+        journal.close()
+
+    in_loop(scenario)
+
+
 def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -> None:
     """Segments are sealed when they are full, read through, and removed once their records are taken."""
     text = "x" * 1_000_000
@@ -131,8 +157,8 @@ def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -
     async def scenario() -> tuple[int, int]:
         journal = Journal(tmp_path, max_bytes=1 << 30)
         for number in range(20):
-            await journal.begin([interception(number), prompt(number, text)])
-            journal.append(end(number))
+            await kept(journal, [interception(number), prompt(number, text)])
+            journal.end([end(number)])
         await asyncio.sleep(0)
         folder = tmp_path / journal.worker
         tail = Tail(folder)
@@ -158,10 +184,10 @@ def test_refuses_what_it_could_not_end(tmp_path: Path) -> None:
         begun = 0
         with pytest.raises(NotRecordable, match="no room"):
             while True:
-                await journal.begin([interception(begun), prompt(begun, "x" * 100_000)])
+                await kept(journal, [interception(begun), prompt(begun, "x" * 100_000)])
                 begun += 1
         for number in range(begun):
-            journal.append(end(number))
+            journal.end([end(number)])
         await asyncio.sleep(0)
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
@@ -183,10 +209,10 @@ def test_a_full_disk_refuses_new_requests_only(tmp_path: Path, monkeypatch: pyte
         begun = 0
         with pytest.raises(NotRecordable):
             while True:
-                await journal.begin([interception(begun)])
+                await kept(journal, [interception(begun)])
                 begun += 1
         for number in range(begun):
-            journal.append(end(number))
+            journal.end([end(number)])
         await asyncio.sleep(0)
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
@@ -206,7 +232,7 @@ def test_a_failing_write_refuses_the_request(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", broken)
             with pytest.raises(NotRecordable, match="Input/output error"):
-                await journal.begin([interception(1)])
+                await kept(journal, [interception(1)])
         journal.close()
 
     in_loop(scenario)
@@ -226,7 +252,7 @@ def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path, monkeypa
         monkeypatch.setattr(os, "fsync", slow)
 
         async def begin(number: int) -> None:
-            await journal.begin([interception(number)])
+            await kept(journal, [interception(number)])
 
         first, second = (asyncio.create_task(begin(number)) for number in range(2))
         await asyncio.sleep(0)
@@ -250,14 +276,14 @@ def test_room_is_not_counted_twice_when_a_frame_does_not_fit(tmp_path: Path) -> 
         begun = 0
         with pytest.raises(NotRecordable):
             while True:
-                await journal.begin([interception(begun), prompt(begun, "\x01" * 900_000)])
+                await kept(journal, [interception(begun), prompt(begun, "\x01" * 900_000)])
                 begun += 1
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(journals, "allocate", None)  # no further segment may be needed
             for number in range(begun):
                 for _ in range(10):
                     journal.append(prompt(number, "x" * 1000))
-                journal.append(end(number))
+                journal.end([end(number)])
             await asyncio.sleep(0)
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
@@ -274,16 +300,16 @@ def test_a_failed_write_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     async def scenario() -> list[AnyRecord]:
         journal = Journal(tmp_path, max_bytes=1 << 30)
-        await journal.begin([interception(1)])
+        await kept(journal, [interception(1)])
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", broken)
-            journal.append(end(1))
+            journal.end([end(1)])
             await asyncio.sleep(0)
             with pytest.raises(NotRecordable, match="cannot be written at the moment"):
-                await journal.begin([interception(2)])
+                await kept(journal, [interception(2)])
         journal.append(prompt(1, "later"))
         await asyncio.sleep(0)
-        await journal.begin([interception(3)])
+        await kept(journal, [interception(3)])
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
@@ -297,12 +323,12 @@ def test_many_small_records_leave_room_for_the_ends_of_others(tmp_path: Path) ->
     async def scenario() -> None:
         journal = Journal(tmp_path, max_bytes=2 * SEGMENT_BYTES)
         for number in range(100):
-            await journal.begin([interception(number)])
+            await kept(journal, [interception(number)])
         for _ in range(4000):
             journal.append(prompt(0, "x" * 7000))
         await asyncio.sleep(0)
         for number in range(100):
-            journal.append(end(number))
+            journal.end([end(number)])
         await asyncio.sleep(0)
         records = read_all(Tail(tmp_path / journal.worker))
         assert len(list((tmp_path / journal.worker).glob("*.seg"))) <= 2
@@ -324,12 +350,12 @@ def test_syncing_survives_a_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async def scenario() -> None:
         journal = Journal(tmp_path, max_bytes=1 << 30, sync="always")
         monkeypatch.setattr(os, "fsync", slow)
-        kept = list[Any]()
+        waiting = list[Any]()
         for number in range(12):
-            kept.append(journal.begin([interception(number), prompt(number, "x" * 1_000_000)]))
+            waiting.append(kept(journal, [interception(number), prompt(number, "x" * 1_000_000)]))
             await asyncio.sleep(0)
         may_sync.set()
-        await asyncio.gather(*kept)
+        await asyncio.gather(*waiting)
         assert len(list((tmp_path / journal.worker).glob("*.seg"))) >= 2
         journal.close()
 
@@ -372,7 +398,7 @@ def test_every_sync_policy_keeps_records(tmp_path: Path, sync: journals.Sync) ->
         journal = Journal(tmp_path, max_bytes=1 << 30, sync=sync)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", synced.append)
-            await journal.begin([interception(1)])
+            await kept(journal, [interception(1)])
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
@@ -405,7 +431,8 @@ def test_ships_leftovers_and_ends_what_was_open(tmp_path: Path) -> None:
 def test_ships_what_older_versions_wrote(tmp_path: Path) -> None:
     """A frame for each record, as earlier versions wrote them, beside frames of several."""
     first: list[AnyRecord] = [interception(1), prompt(1, "a\nb"), end(1)]
-    old = b"".join(map(frame, first))
+    lines = [frame(record)[FRAME.size : -1] for record in first]  # without the line's end
+    old = b"".join(FRAME.pack(len(line), zlib.crc32(line)) + line for line in lines)
     abandoned(tmp_path, old + frame(interception(2), prompt(2, "c\nd")) + frame(end(2)))
     shelf = Shelf()
     shipper = Shipper(tmp_path, shelf)
@@ -522,7 +549,7 @@ def test_a_living_worker_is_not_taken_for_dead(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         journal = Journal(tmp_path, max_bytes=1 << 30)
-        await journal.begin([interception(1, journal.worker)])
+        await kept(journal, [interception(1, journal.worker)])
         shelf = Shelf()
         shipper = Shipper(tmp_path, shelf)
         assert shipper.ship() == 1
@@ -539,13 +566,13 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_journal import interception
+from test_journal import interception, kept
 from bridgeserver.journal import Journal
 
 async def main():
     journal = Journal(Path({folder!r}), max_bytes=1 << 30)
     for number in range(100_000):
-        await journal.begin([interception(number, journal.worker)])
+        await kept(journal, [interception(number, journal.worker)])
         if number == 500:
             print("go", flush=True)
 
@@ -578,4 +605,5 @@ def test_frames_are_as_documented() -> None:
     assert length == len(payload)
     assert checksum == zlib.crc32(payload)
     assert payload.startswith(b'{"kind":"end","interception_id":"i7","status":"completed"')
-    assert frame(end(7), end(8))[FRAME.size :] == payload + b"\n" + frame(end(8))[FRAME.size :]
+    assert payload.endswith(b"}\n")
+    assert frame(end(7), end(8))[FRAME.size :] == payload + frame(end(8))[FRAME.size :]

@@ -3,9 +3,8 @@
 import asyncio
 from contextlib import suppress
 
-from bridgecore import Connection, Reply, Request
+from bridgecore import Connection, Guards, Reply, Request
 from bridgeserver.errors import BadResponse
-from bridgeserver.guard import Guard
 from bridgeserver.relay import Timeouts, relay
 from clientlab import Client, serve
 from rawserver import raw_server, read_request
@@ -31,7 +30,7 @@ def test_bytes_that_come_while_the_client_is_slow_are_relayed_at_once() -> None:
         async def answer(_request: Request, reply: Reply) -> None:
             task = asyncio.current_task()
             assert task is not None
-            guard = Guard(task, asyncio.get_running_loop())
+            guard = Guards(asyncio.get_running_loop(), 3600, RuntimeError).open(task)
             timeouts = Timeouts(upstream_s=600, client_s=600)
             with suppress(BadResponse):  # the test ends it
                 await relay(connection, b"content-length: 1000\r\n", reply, guard, timeouts, watch)
@@ -83,7 +82,7 @@ def test_the_last_bytes_are_written_once() -> None:
         async def answer(_request: Request, reply: Reply) -> None:
             task = asyncio.current_task()
             assert task is not None
-            guard = Guard(task, asyncio.get_running_loop())
+            guard = Guards(asyncio.get_running_loop(), 3600, RuntimeError).open(task)
             try:
                 await relay(
                     connection,

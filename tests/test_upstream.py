@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from bridgecore import Connection
-from bridgeserver.errors import BadResponse, Overloaded, Unreachable, UpstreamTimeout
+from bridgeserver.errors import BadResponse, NotRecordable, Overloaded, Unreachable, UpstreamTimeout
 from bridgeserver.upstream import Limits, Origin, Upstream
 from rawserver import Handler, answering, raw_server, read_request
 from test_http1 import run
@@ -325,3 +325,44 @@ def test_a_tls_session_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(scenario())
     assert seen == [(False, "http/1.1"), (True, "http/1.1")]
+
+
+def test_a_request_whose_sender_has_left_is_not_sent() -> None:
+    """What had to happen first has happened, but nobody waits for the answer any more."""
+
+    async def scenario(upstream: Upstream) -> tuple[int, bytes]:
+        await fetch(upstream)
+        with upstream.exchange() as exchange:
+            exchange.prepare(HEAD, b"{}")
+            waiting = asyncio.create_task(exchange.answered())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            exchange.start()
+            attempts = exchange.attempts
+        body, _attempts = await fetch(upstream)  # the connection was left alone
+        return attempts, body
+
+    assert with_upstream(answering(OK, OK), scenario) == (0, b"ok")
+
+
+def test_a_request_is_sent_at_once_when_it_may_be() -> None:
+    """On a connection that is at hand, before its task runs again; and a failure reaches the one who waits."""
+
+    async def scenario(upstream: Upstream) -> tuple[int, bytes]:
+        await fetch(upstream)
+        with upstream.exchange() as exchange:
+            exchange.prepare(HEAD, b"{}")
+            waiting = asyncio.create_task(exchange.answered())
+            await asyncio.sleep(0)
+            exchange.start()
+            attempts = exchange.attempts
+            body = await drained(await waiting)
+        with upstream.exchange() as failing:
+            failing.start(NotRecordable("no room"))
+            with pytest.raises(NotRecordable, match="no room"):
+                await failing.answered()
+            assert failing.attempts == 0
+        return attempts, body
+
+    assert with_upstream(answering(OK, OK), scenario) == (1, b"ok")

@@ -4,6 +4,7 @@ The one thing that it does take out of a stream is the usage chunk that the gate
 """
 
 import zlib
+from abc import ABC, abstractmethod
 from typing import Protocol as Interface
 
 import structlog
@@ -33,74 +34,63 @@ class _Decoder(Interface):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-class Account:
-    """Reads along with the response whose head is *status* and *headers*, for *tap*.
+def read_along(tap: Tap, status: int, headers: Pairs, budget: Budget, *, drop_extra_usage: bool) -> "Account":
+    """Return what reads along with the response whose head is *status* and *headers*, for *tap*.
 
     With *drop_extra_usage* the chunk that carries nothing but usage is taken out of the stream. *budget* is what all
     responses share; `finish` gives back what this one took of it.
     """
+    fields = by_name(headers)
+    encoding = fields.get(b"content-encoding")
+    if encoding is not None:
+        encoding = encoding.strip().lower()
+    is_stream = status < 300 and fields.get(b"content-type", b"").startswith(b"text/event-stream")
+    kind = StreamAccount if is_stream else BodyAccount
+    return kind(tap, status, None if encoding == b"identity" else encoding, budget, edits=drop_extra_usage)
 
-    def __init__(self, tap: Tap, status: int, headers: Pairs, budget: Budget, *, drop_extra_usage: bool) -> None:
-        fields = by_name(headers)
-        encoding = fields.get(b"content-encoding", b"identity").strip().lower()
+
+class Account(ABC):
+    """What the two kinds of responses have in common."""
+
+    is_stream: bool
+    edits = False
+    """Whether the body may come out shorter than it went in."""
+
+    def __init__(self, tap: Tap, status: int, encoding: bytes | None, budget: Budget) -> None:
         self.tap = tap
-        self.is_stream = status < 300 and fields.get(b"content-type", b"").startswith(b"text/event-stream")
         self.is_partial = False
         """Whether something could not be read."""
         self._status = status
-        self._scanner = Scanner(interest=tap.interest)
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._body_limit = BODY_BYTES if status < 300 else ERROR_BODY_BYTES
         self._decoder: _Decoder | None = None
-        if encoding in {b"gzip", b"deflate"}:
-            self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        elif encoding != b"identity":
-            self.is_partial = True
-        self.edits = drop_extra_usage and self.is_stream and encoding == b"identity"
-        """Whether the body may come out shorter than it went in."""
-        self._held = bytearray()
-        self._finished = False
+        if encoding is not None:
+            self._prepare(encoding)
+        self._is_finished = False
         self._budget = budget
         self._counted = 0
 
     @property
     def is_between_events(self) -> bool:
         """Whether an event of our own could follow what was relayed: plain text, and not in the middle of one."""
-        if not self.is_stream or self._decoder is not None or self.is_partial:
-            return False
-        return self.edits or self._scanner.is_between_events
+        return False
 
+    @abstractmethod
     def feed(self, chunk: bytes) -> tuple[bytes, list[Finding]]:
         """Take bytes of the body; return what to relay now, and what they completed."""
-        if self.is_stream:
-            return self._feed_stream(chunk)
-        self._keep(self._decode(chunk))
-        return chunk, []
 
     def finish(self) -> tuple[bytes, list[Finding]]:
         """Take note of the end of the body; return what is still to be relayed, and what it completed."""
-        if self._finished:
+        if self._is_finished:
             return b"", []
-        self._finished = True
+        self._is_finished = True
         self._count_held(0)
-        held = self._take_held()
-        findings: list[Finding] = []
         try:
-            if self.is_stream:
-                for event in self._scanner.finish():
-                    findings += self.tap.event(event.name, event.data)
-            elif self._status < 300 and not self.is_partial:
-                findings = self.tap.body(b"".join(self._body))
+            return self._finish()
         except Exception as exc:
             self._give_up(exc)
-        self.is_partial = self.is_partial or self._scanner.oversized > 0
-        return held, findings
+            return b"", []
 
     def failure(self) -> Failure | None:
         """Return what went wrong according to the provider, once the body has ended."""
-        if self._status >= 300:
-            return classify(self._status, b"".join(self._body))
         if self.tap.failure is not None:
             return self.tap.failure
         if not self.tap.complete and not self.is_partial:
@@ -108,7 +98,89 @@ class Account:
             return Failure("upstream_broken", f"the provider's {what}")
         return None
 
-    def _feed_stream(self, chunk: bytes) -> tuple[bytes, list[Finding]]:
+    @abstractmethod
+    def _finish(self) -> tuple[bytes, list[Finding]]: ...
+
+    def _prepare(self, encoding: bytes) -> None:
+        if encoding in {b"gzip", b"deflate"}:
+            self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        else:
+            self.is_partial = True
+
+    def _decode(self, chunk: bytes) -> bytes:
+        if self._decoder is None:
+            return chunk
+        try:
+            return self._decoder.decompress(chunk, BODY_BYTES)
+        except zlib.error:
+            self.is_partial = True
+            return b""
+
+    def _count_held(self, held_bytes: int) -> bool:
+        """Count what this response holds from now on, and return whether there is room for it."""
+        counted = held_bytes - FREE_BYTES if held_bytes > FREE_BYTES else 0
+        if counted > self._counted and not self._budget.try_take(counted - self._counted):
+            return False
+        if counted < self._counted:
+            self._budget.give_back(self._counted - counted)
+        self._counted = counted
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        log.error("accounting_failed", effect="the response is relayed, and recorded as partial", exc_info=error)
+        self.is_partial = True
+
+
+class BodyAccount(Account):
+    """Reads along with a response that is one document."""
+
+    is_stream = False
+
+    def __init__(self, tap: Tap, status: int, encoding: bytes | None, budget: Budget, *, edits: bool) -> None:
+        del edits  # only a stream has a chunk of its own for usage
+        super().__init__(tap, status, encoding, budget)
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._limit = BODY_BYTES if status < 300 else ERROR_BODY_BYTES
+
+    def feed(self, chunk: bytes) -> tuple[bytes, list[Finding]]:
+        data = self._decode(chunk)
+        self._body_bytes += len(data)
+        if self._body_bytes <= self._limit and self._count_held(self._body_bytes):
+            self._body.append(data)
+        elif self._status < 300:
+            self.is_partial = True
+            self._body.clear()
+            self._limit = 0
+            self._count_held(0)
+        return chunk, []
+
+    def failure(self) -> Failure | None:
+        return classify(self._status, b"".join(self._body)) if self._status >= 300 else super().failure()
+
+    def _finish(self) -> tuple[bytes, list[Finding]]:
+        is_read = self._status < 300 and not self.is_partial
+        return b"", self.tap.body(b"".join(self._body)) if is_read else []
+
+
+class StreamAccount(Account):
+    """Reads along with a stream of events."""
+
+    is_stream = True
+
+    def __init__(self, tap: Tap, status: int, encoding: bytes | None, budget: Budget, *, edits: bool) -> None:
+        super().__init__(tap, status, encoding, budget)
+        self.edits = edits and encoding is None
+        self._scanner = Scanner(interest=tap.interest)
+        self._held = bytearray()
+
+    @property
+    def is_between_events(self) -> bool:
+        if self._decoder is not None or self.is_partial:
+            return False
+        return self.edits or self._scanner.is_between_events
+
+    def feed(self, chunk: bytes) -> tuple[bytes, list[Finding]]:
         findings: list[Finding] = []
         if self.edits:
             return self._feed_edited(chunk, findings), findings
@@ -122,6 +194,16 @@ class Account:
             if not self._count_held(self._scanner.position - self._scanner.boundary):
                 self._let_go()
         return chunk, findings
+
+    def _finish(self) -> tuple[bytes, list[Finding]]:
+        findings: list[Finding] = []
+        try:
+            for event in self._scanner.finish():
+                findings += self.tap.event(event.name, event.data)
+        except Exception as exc:
+            self._give_up(exc)
+        self.is_partial = self.is_partial or self._scanner.oversized > 0
+        return self._take_held(), findings
 
     def _feed_edited(self, chunk: bytes, findings: list[Finding]) -> bytes:
         """Return the whole events that are here without the extra usage chunk; what is unfinished is held."""
@@ -154,40 +236,8 @@ class Account:
         self._held.clear()
         return held
 
-    def _decode(self, chunk: bytes) -> bytes:
-        if self._decoder is None:
-            return chunk
-        try:
-            return self._decoder.decompress(chunk, BODY_BYTES)
-        except zlib.error:
-            self.is_partial = True
-            return b""
-
-    def _keep(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._body_bytes <= self._body_limit and self._count_held(self._body_bytes):
-            self._body.append(data)
-        elif self._status < 300:
-            self._let_go()
-
-    def _count_held(self, held_bytes: int) -> bool:
-        """Count what this response holds from now on, and return whether there is room for it."""
-        counted = max(0, held_bytes - FREE_BYTES)
-        if counted > self._counted and not self._budget.try_take(counted - self._counted):
-            return False
-        if counted < self._counted:
-            self._budget.give_back(self._counted - counted)
-        self._counted = counted
-        return True
-
     def _let_go(self) -> None:
         """Read along no longer, and hold nothing more."""
         self.is_partial = True
-        self._body.clear()
-        self._body_limit = 0
         self._scanner = Scanner()
         self._count_held(0)
-
-    def _give_up(self, error: Exception) -> None:
-        log.error("accounting_failed", effect="the response is relayed, and recorded as partial", exc_info=error)
-        self.is_partial = True

@@ -1,18 +1,16 @@
 """What a request passes on its way, and the one place that maps failures to statuses."""
 
 import asyncio
-import time
-from collections.abc import Awaitable
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
 
 import structlog
 
-from bridgecore import Reply, Request
+from bridgecore import Guard, Reply, Request
 from bridgeserver import health
 from bridgeserver.content import decode
-from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, NotFound, UnsupportedEncoding
+from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding
 from bridgeserver.generation import Generation
-from bridgeserver.guard import Guard
 from bridgeserver.headers import answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
@@ -22,7 +20,7 @@ from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.providers import Credential, Provider, Route
 from bridgeserver.relay import Watch, relay
-from bridgeserver.request import check_head, check_path, client_address, provider_name, read_body
+from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
 from bridgeserver.tokens import redact
 from bridgeserver.worker import Worker
 
@@ -38,15 +36,17 @@ class Application:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    async def serve(self, request: Request, reply: Reply) -> None:
-        """Answer one request."""
+    def serve(self, request: Request, reply: Reply) -> Coroutine[Any, Any, None]:
+        """Return what answers one request."""
+        if request.path.startswith("/-/"):
+            return self._administer(request, reply)
+        return Call(self._worker, request, reply).run()
+
+    async def _administer(self, request: Request, reply: Reply) -> None:
         try:
-            if request.path.startswith("/-/"):
-                await health.answer(self._worker, request, reply)
-            else:
-                await Call(self._worker, request, reply).run()
-        except Exception:
-            log.exception("request_failed", method=request.method, path=redact(request.path))
+            await health.answer(self._worker, request, reply)
+        except Exception as error:
+            _log_failure(request, error)
         finally:
             reply.close()
 
@@ -84,92 +84,86 @@ class Call:
 
     async def run(self) -> None:
         """Answer the request, whatever happens; an answer that broke off is left without its end."""
-        started = time.monotonic()
+        worker = self._worker
+        started = worker.loop.time()
         try:
-            self._worker.admit()
+            worker.admit()
             try:
                 await self._serve()
             finally:
-                self._worker.admission.leave()
+                worker.admission.leave()
         except ClientClosed as error:
             if not self._has_body:  # it left, or it sent a body that cannot be read
                 self._refuse(BadRequest(str(error)))
         except BridgeError as error:
             self._refuse(error)
-        except Exception:
-            log.exception("request_failed", method=self._request.method, path=redact(self._request.path))
+        except Exception as error:
+            _log_failure(self._request, error)
             self._refuse(BridgeError("the gateway failed; its log says why"))
         finally:
-            if self._worker.config.server.access_log:
-                self._log_access(time.monotonic() - started)
+            self._reply.close()
+            if worker.config.server.access_log:
+                self._log_access(worker.loop.time() - started)
 
     async def _serve(self) -> None:
         worker, request = self._worker, self._request
-        check_head(request, worker.config.server.max_head_bytes)
+        server = worker.config.server
+        check_head(request, server.max_head_bytes)
         if request.method == "HEAD" and request.path.rstrip("/") == f"/{provider_name(request.path)}":
             self._answer_probe()
             return
         presented = presented_token(request)
-        address = client_address(request, worker.trusted_proxies)
-        caller = await worker.keyring.authenticate(presented.text, address)
-        check_path(request.path)
-        generation = worker.generation  # taken once, and kept to the end
-        provider = self._provider(generation)
-        provider.check_enabled()
-        route = provider.route(request.method, request.path)
+        caller = worker.keyring.find(presented.text)
+        if caller is None:
+            address = client_address(request, worker.trusted_proxies)
+            caller = await worker.keyring.authenticate(presented.text, address)
+        generation = worker.pool.generation  # taken once, and kept to the end
+        provider, route = generation.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
         target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
         task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
-        guard = worker.guard(task)
+        guard = worker.guards.open(task)
         try:
             with guard:
-                server = worker.config.server
-                body = await read_body(
-                    request,
-                    guard,
-                    max_bytes=server.max_body_bytes,
-                    timeout_s=server.body_timeout_s,
-                    budget=worker.budget,
-                )
+                body = take_body(request, server.max_body_bytes, worker.budget)
+                if body is None:
+                    body = await read_body(
+                        request,
+                        guard,
+                        max_bytes=server.max_body_bytes,
+                        timeout_s=server.body_timeout_s,
+                        budget=worker.budget,
+                    )
                 self._has_body = True
+                guard.rest()
+                request.on_lost(guard.leave)
                 try:
-                    await self._forward(caller, target, body, guard)
+                    if route.protocol is None:
+                        await self._pass_through(caller, target, body, guard)
+                    else:
+                        await self._intercept(caller, target, route.protocol, body, guard)
                 finally:
                     worker.budget.give_back(len(body))
         finally:
-            worker.release(guard)
+            worker.guards.close(guard)
 
     def _answer_probe(self) -> None:
         """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""
-        self._provider(self._worker.generation).check_enabled()
+        self._worker.generation.provider(self._request.method, self._request.path)
         self._reply.whole(200, b"content-type: text/plain\r\n", b"")
 
-    def _provider(self, generation: Generation) -> Provider:
-        provider = generation.providers.get(provider_name(self._request.path))
-        if provider is None:
-            raise NotFound(f"route not supported: {self._request.method} {self._request.path}")
-        return provider
-
-    def _forward(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> Awaitable[None]:
-        """Send the request on, and stop when the client leaves meanwhile."""
-        guard.expect(float("inf"), ClientClosed)
-        self._request.on_lost(guard.leave)
-        if target.route.protocol is None:
-            return self._pass_through(caller, target, body, guard)
-        return self._intercept(caller, target, target.route.protocol, body, guard)
-
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
-        worker, request, provider = self._worker, self._request, target.provider
+        worker, provider = self._worker, target.provider
         facts, sent = self._read(protocol, body)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         async with worker.pool.lease(caller, target.generation) as bridge:
-            self._interception = Interception(worker.means, bridge, provider, protocol, request, facts)
+            self._interception = Interception(worker.means, bridge, provider, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
             await self._interception.run(
-                target.request_head(request, sent),
+                target.request_head(self._request, sent),
                 sent,
                 target.credential,
                 self._reply,
@@ -239,3 +233,7 @@ class Call:
 
 def _relay_as_it_is(chunk: bytes, _is_last: bool) -> bytes:
     return chunk
+
+
+def _log_failure(request: Request, error: Exception) -> None:
+    log.error("request_failed", method=request.method, path=redact(request.path), exc_info=error)

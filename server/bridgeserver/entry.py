@@ -25,6 +25,9 @@ HANDSHAKE_S = 10.0
 LAST_S = 3.0
 """How long requests that were told to end may take for it."""
 
+GC_THRESHOLDS = (5_000, 20, 50)
+"""Requests leave nearly nothing to the collector, so that it may look at them less often than by default."""
+
 READY = b"ready"
 
 
@@ -80,6 +83,7 @@ async def _serve(config: Config, place: Place, listener: socket.socket, orders: 
     # What is here now stays to the end; the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     orders.send_bytes(READY)
     await ordered.wait()
     loop.remove_reader(orders.fileno())

@@ -6,14 +6,16 @@ A request takes the generation in force once, when it begins, and keeps it to it
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from bridgeserver.providers import Provider
+from bridgeserver.errors import NotFound
+from bridgeserver.providers import Provider, Route
+from bridgeserver.request import check_path, provider_name
 from bridgeserver.upstream import Origin, Upstream
 
 
 class Generation:
     """One immutable snapshot; a change of the configuration makes another one."""
 
-    __slots__ = ("_upstreams", "number", "providers")
+    __slots__ = ("_bridged", "_upstreams", "number", "providers")
 
     def __init__(
         self, number: int, providers: Mapping[str, Provider], upstreams: Mapping[Origin, Upstream] | None = None
@@ -21,6 +23,30 @@ class Generation:
         self.number = number
         self.providers = MappingProxyType(dict(providers))
         self._upstreams = dict(upstreams or {})
+        # By the whole path, so that the requests that matter need one look-up.
+        self._bridged = {
+            path: (provider, route)
+            for provider in providers.values()
+            if provider.enabled
+            for path, route in provider.bridged_routes()
+        }
+
+    def route(self, method: str, path: str) -> tuple[Provider, Route]:
+        """Return where a request with this raw path goes; raise BadRequest, NotFound or ProviderDisabled."""
+        found = self._bridged.get(path)
+        if found is not None and method == "POST":
+            return found
+        check_path(path)
+        provider = self.provider(method, path)
+        return provider, provider.route(method, path)
+
+    def provider(self, method: str, path: str) -> Provider:
+        """Return the provider that a path names; raise NotFound or ProviderDisabled."""
+        provider = self.providers.get(provider_name(path))
+        if provider is None:
+            raise NotFound(f"route not supported: {method} {path}")
+        provider.check_enabled()
+        return provider
 
     def upstream(self, origin: Origin) -> Upstream:
         """Return the connections to the origin of one of the providers."""

@@ -121,13 +121,17 @@ class Keyring:
         """Whether the store answered when it was last asked."""
         return self._unreadable_since is None
 
+    def find(self, text: str) -> Caller | None:
+        """Return the owner of a token if it is remembered, and may still be believed."""
+        caller = self._callers.get(self._digest(text))
+        return caller if caller is not None and self._may_serve_known() else None
+
     async def authenticate(self, text: str, address: str) -> Caller:
         """Return the owner of a token; raise Unauthorized, TooManyRequests, or StoreError."""
-        digest = hashlib.blake2b(text.encode(), key=self._hash_key, digest_size=16).digest()
-        caller = self._callers.get(digest)
-        if caller is not None and self._may_serve_known():
-            return caller
+        if (known := self.find(text)) is not None:
+            return known
         self._failures.check(address)
+        digest = self._digest(text)
         # Nobody joins a look-up that began before the last change of a key.
         caller = await self._look_ups.run(digest, partial(self._look_up, digest, text), self._changes)
         if caller is None:
@@ -152,6 +156,9 @@ class Keyring:
         else:
             self._unreadable_since = None
             self._forget(changed)
+
+    def _digest(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), key=self._hash_key, digest_size=16).digest()
 
     def _may_serve_known(self) -> bool:
         since = self._unreadable_since

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable
 from typing import NamedTuple
 
-from bridgecore import Connection, Reply, Request
-from bridgeserver.account import Account
+from bridgecore import Connection, Guard, Reply, Request, uuid7
+from bridgeserver.account import Account, read_along
 from bridgeserver.bridge import RequestBridge
 from bridgeserver.clients import detect
 from bridgeserver.errors import BridgeError, ClientClosed, Ended
-from bridgeserver.guard import Guard
 from bridgeserver.headers import answer_lines
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Budget
@@ -17,7 +16,7 @@ from bridgeserver.protocols import Facts, Finding, Protocol
 from bridgeserver.providers import Credential, Provider
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
-from bridgeserver.records import Status, new_id, now_us
+from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, relay
 from bridgeserver.upstream import Exchange
 
@@ -46,7 +45,7 @@ class Interception:
         request: Request,
         facts: Facts,
     ) -> None:
-        self.id = new_id()
+        self.id = uuid7()
         self._means = means
         self._bridge = bridge
         self._provider = provider
@@ -72,15 +71,15 @@ class Interception:
         Raises the BridgeError that the client is to be told of, if nothing was sent to it yet. Otherwise a
         broken answer is left without its end, which aborts the connection.
         """
-        recorder = Recorder(self._means.journal, self._record(credential))
-        kept = recorder.begin(self._facts.prompt)
         self._asked_for_usage = asked_for_usage
+        recorder = Recorder(self._means.journal, self._record(credential))
         exchange = self._bridge.generation.upstream(self._provider.origin).exchange()
+        exchange.prepare(head, body)
+        recorder.begin(self._facts.prompt, exchange.start)  # it leaves in the turn in which it was written down
         try:
             with guard, exchange:
-                await kept
                 guard.expect(self._means.timeouts.upstream_s, self._means.timeouts.upstream_error)
-                connection = await exchange.send(head, body)
+                connection = await exchange.answered()
                 await self._relay(connection, recorder, reply, guard)
         except BridgeError as error:
             can_add_event = self._account is not None and self._account.is_between_events
@@ -99,7 +98,7 @@ class Interception:
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = connection.head
         assert head is not None  # noqa: S101 - the request was sent, so the head is here
-        account = Account(
+        account = read_along(
             self._protocol.tap(),
             head.status,
             head.headers,

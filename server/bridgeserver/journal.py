@@ -6,7 +6,7 @@ before a request is accepted and not at its end. It holds frames:
 
     length  u32 little-endian; 0: nothing was written here yet; 0xffffffff: sealed, go on in the next segment
     crc     u32 little-endian, CRC-32 of the payload
-    payload records as JSON, one a line; older versions wrote a frame for each
+    payload records as JSON, a line each
 
 All records of one turn of the event loop share a frame and go out in one `write`, whoever made them: under load that is
 a system call for dozens of requests. A record counts as kept when that write has returned: the page cache survives the
@@ -19,15 +19,16 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
+from bridgecore import uuid7
 from bridgeserver.errors import NotRecordable
-from bridgeserver.records import AnyRecord, InterceptionEnd, new_id
+from bridgeserver.records import AnyRecord
 
 log = structlog.get_logger("bridgecore")
 
@@ -45,16 +46,19 @@ RETRY_S = 0.2
 
 Sync = Literal["none", "interval", "always"]
 
-_encode = msgspec.json.Encoder().encode
+Then = Callable[[NotRecordable | None], object]
+"""What is to happen once records are kept, or cannot be."""
+
+_encode = msgspec.json.Encoder().encode_lines
 
 
 def frame(*records: AnyRecord) -> bytes:
     """Return *records* as they stand in a segment when they were made at the same time."""
-    return _frame([_encode(record) for record in records])
+    return _frame([_encode(records)])
 
 
-def _frame(lines: Sequence[bytes]) -> bytes:
-    payload = b"\n".join(lines)
+def _frame(entries: Sequence[bytes]) -> bytes:
+    payload = b"".join(entries)
     return FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
@@ -80,7 +84,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, sync: Sync = "none") -> None:
-        self.worker = new_id()
+        self.worker = uuid7()
         self._folder = folder / self.worker
         self._max_segments = max(2, max_bytes // SEGMENT_BYTES)
         self._sync: Sync = sync
@@ -92,9 +96,9 @@ class Journal:
         self._segment = self._add_segment()
         self._offset = 0
         self._open = 0
-        self._lines: list[bytes] = []
+        self._entries: list[bytes] = []
         self._queued_bytes = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiting: list[Then] = []
         self._is_scheduled = False
         self._sync_timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -104,38 +108,39 @@ class Journal:
         """Interceptions that were appended and have not ended."""
         return self._open
 
-    def begin(self, records: Sequence[AnyRecord]) -> asyncio.Future[None]:
-        """Append an interception and what belongs to it; they are kept once the result is done.
+    def begin(self, records: Sequence[AnyRecord], then: Then) -> None:
+        """Append an interception and what belongs to it, and call *then* once they are kept.
 
-        Raises NotRecordable if there is no room. When the result raises it, the write or the sync failed: nothing may
+        Raises NotRecordable if there is no room. When *then* is given one, the write or the sync failed: nothing may
         go upstream, but the interception counts as open until its end is appended.
         """
-        lines = [_encode(record) for record in records]
-        size = _size(lines)
+        entry = _encode(records)
+        size = len(entry) + FRAME.size
         if self._retry is not None:
             raise NotRecordable("the journal cannot be written at the moment")
         if not self._has_room(size, (self._open + 1) * RESERVE_BYTES):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
         self._open += 1
-        self._queue(lines, size)
-        # One for each caller: a caller that is cancelled cancels its own.
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        return waiter
+        self._queue(entry, size)
+        self._waiting.append(then)
 
     def append(self, record: AnyRecord) -> None:
-        """Append a record of an open interception; an end closes it.
+        """Append a record of an open interception.
 
-        A record that would take the room that other interceptions need to end is left out, and logged.
+        One that would take the room that other interceptions need to end is left out, and logged.
         """
-        line = _encode(record)
-        size = len(line) + FRAME.size
-        if isinstance(record, InterceptionEnd):
-            self._open -= 1
-        elif not self._has_room(size, self._open * RESERVE_BYTES):
+        entry = _encode((record,))
+        size = len(entry) + FRAME.size
+        if not self._has_room(size, self._open * RESERVE_BYTES):
             log.error("record_dropped", reason="the journal is full", kind=type(record).__name__, bytes=size)
             return
-        self._queue((line,), size)
+        self._queue(entry, size)
+
+    def end(self, records: Sequence[AnyRecord]) -> None:
+        """Append the last records of an open interception, its end among them, for which room was kept."""
+        self._open -= 1
+        entry = _encode(records)
+        self._queue(entry, len(entry) + FRAME.size)
 
     def close(self) -> None:
         """Write what is queued and let go of the lock, so that the shipper takes the journal as ended."""
@@ -147,8 +152,8 @@ class Journal:
         for descriptor in (self._segment, *self._spares, self._lock):
             os.close(descriptor)
 
-    def _queue(self, lines: Sequence[bytes], size: int) -> None:
-        self._lines += lines
+    def _queue(self, entry: bytes, size: int) -> None:
+        self._entries.append(entry)
         self._queued_bytes += size
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -160,40 +165,41 @@ class Journal:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        waiters, self._waiters = self._waiters, []
+        waiting, self._waiting = self._waiting, []
         try:
             self._write()
         except OSError as exc:
             log.warning("journal_write_failed", folder=str(self._folder), reason=exc.strerror)
-            _resolve(waiters, f"the journal cannot be written: {exc.strerror}")
+            _tell(waiting, f"the journal cannot be written: {exc.strerror}")
             # What could not be written is kept: the ends of running requests must not be lost.
             self._retry = self._loop.call_later(RETRY_S, self._flush)
             return
-        if waiters and self._sync == "always":
+        if waiting and self._sync == "always":
             # A copy of the descriptor: the next turn may close the segment.
-            _resolve_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiters)
+            _tell_after(self._loop.run_in_executor(None, _sync, os.dup(self._segment)), waiting)
         else:
-            _resolve(waiters)
+            _tell(waiting)
         if self._sync == "interval" and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(SYNC_INTERVAL_S, self._sync_now)
 
     def _write(self) -> None:
         """Write the records that are queued; those that could not be written stay queued."""
         # The seal needs the room of one frame header.
-        if self._lines and self._offset + self._queued_bytes + FRAME.size <= SEGMENT_BYTES:
-            self._put(self._lines)
-            self._lines.clear()
+        if self._entries and self._offset + self._queued_bytes + FRAME.size <= SEGMENT_BYTES:
+            self._put(self._entries)
+            self._entries.clear()
             self._queued_bytes = 0
-        while self._lines:
-            first = self._lines[:1]
-            if self._offset + _size(first) + FRAME.size > SEGMENT_BYTES:
+        while self._entries:
+            first = self._entries[:1]
+            size = len(first[0]) + FRAME.size
+            if self._offset + size + FRAME.size > SEGMENT_BYTES:
                 self._rotate()
             self._put(first)
-            del self._lines[0]
-            self._queued_bytes -= _size(first)
+            del self._entries[0]
+            self._queued_bytes -= size
 
-    def _put(self, lines: Sequence[bytes]) -> None:
-        data = _frame(lines)
+    def _put(self, entries: Sequence[bytes]) -> None:
+        data = _frame(entries)
         if os.pwrite(self._segment, data, self._offset) < len(data):
             raise OSError(errno.ENOSPC, "the write was cut short")
         self._offset += len(data)
@@ -250,27 +256,20 @@ def _make_worker_folder(folder: Path, worker: str) -> int:
     return lock
 
 
-def _size(lines: Sequence[bytes]) -> int:
-    """Return the most that *lines* can need in a segment: a frame each."""
-    return sum(map(len, lines)) + len(lines) * FRAME.size
+def _tell(waiting: list[Then], failure: str | None = None) -> None:
+    for then in waiting:
+        try:
+            then(None if failure is None else NotRecordable(failure))
+        except Exception:  # of one request; the others wait too
+            log.exception("request_failed", step="after it was recorded")
 
 
-def _resolve(waiters: list[asyncio.Future[None]], failure: str | None = None) -> None:
-    for waiter in waiters:
-        if waiter.done():
-            continue  # its caller was cancelled
-        if failure is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(NotRecordable(failure))
-
-
-def _resolve_after(sync: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
-    def resolve(done: asyncio.Future[None]) -> None:
+def _tell_after(sync: asyncio.Future[None], waiting: list[Then]) -> None:
+    def tell(done: asyncio.Future[None]) -> None:
         error = done.exception()
-        _resolve(waiters, f"the journal cannot be synced: {error}" if error else None)
+        _tell(waiting, f"the journal cannot be synced: {error}" if error else None)
 
-    sync.add_done_callback(resolve)
+    sync.add_done_callback(tell)
 
 
 def _sync(descriptor: int) -> None:

@@ -1,8 +1,6 @@
 """Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
 
-from collections.abc import Awaitable
-
-from bridgeserver.journal import Journal
+from bridgeserver.journal import Journal, Then
 from bridgeserver.protocols import Finding, Tool, Usage
 from bridgeserver.records import (
     CONTENT_LIMIT,
@@ -24,24 +22,25 @@ from bridgeserver.records import (
 class Recorder:
     """The records of one interception, in the order in which they are made."""
 
-    __slots__ = ("_interception", "_journal", "_seq", "id")
+    __slots__ = ("_interception", "_journal", "_last", "_seq", "id")
 
     def __init__(self, journal: Journal, interception: Interception) -> None:
         self.id = interception.id
         self._interception = interception
         self._journal = journal
+        self._last: list[AnyRecord] = []
         self._seq = 0
 
-    def begin(self, prompt: str | None) -> Awaitable[None]:
-        """Append the interception and its prompt, which are kept once the result is done.
+    def begin(self, prompt: str | None, then: Then) -> None:
+        """Append the interception and its prompt, and call *then* once they are kept.
 
-        Raises NotRecordable if there is no room. From then on an `end` must follow, even if the result raises.
+        Raises NotRecordable if there is no room. Otherwise an `end` must follow, even if *then* is told of a failure.
         """
         records: list[AnyRecord] = [self._interception]
         if prompt is not None:
             text, truncated = clip(prompt, PROMPT_LIMIT)
             records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
-        return self._journal.begin(records)
+        self._journal.begin(records, then)
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call or a thought."""
@@ -66,8 +65,8 @@ class Recorder:
         self._journal.append(record)
 
     def usage(self, usage: Usage, response_id: str, *, partial: bool) -> None:
-        """Keep what one upstream response cost."""
-        self._journal.append(
+        """Keep what one upstream response cost, together with the end."""
+        self._last.append(
             TokenUsage(
                 self.id,
                 self._next(),
@@ -94,9 +93,8 @@ class Recorder:
         """Keep how it ended."""
         if error_message is not None:
             error_message, _ = clip(error_message, 1024)
-        self._journal.append(
-            InterceptionEnd(self.id, status, http_status, error_type, error_message, attempts, now_us()),
-        )
+        self._last.append(InterceptionEnd(self.id, status, http_status, error_type, error_message, attempts, now_us()))
+        self._journal.end(self._last)
 
     def _next(self) -> int:
         self._seq += 1

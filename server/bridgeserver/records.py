@@ -7,7 +7,6 @@ changes nothing: an interception's is time-ordered, the others are numbered with
 Times are microseconds since the Unix epoch, in UTC.
 """
 
-import os
 import time
 from typing import Literal
 
@@ -142,34 +141,6 @@ AnyRecord = Interception | UserPrompt | TokenUsage | ToolUse | ModelThought | In
 def now_us() -> int:
     """Return the wall clock in microseconds since the epoch."""
     return time.time_ns() // 1000
-
-
-_UNUSED_TAILS: list[str] = []
-_TAILS_AT_ONCE = 128
-
-# A child process must not hand out what its parent hands out too.
-os.register_at_fork(after_in_child=_UNUSED_TAILS.clear)
-
-
-def _tail() -> str:
-    """Return what follows the time in an id: the version, the variant and 74 random bits."""
-    try:
-        return _UNUSED_TAILS.pop()
-    except IndexError:
-        # One system call for many ids.
-        digits = os.urandom(10 * _TAILS_AT_ONCE).hex()
-        _UNUSED_TAILS.extend(_format_tail(digits[at : at + 20]) for at in range(20, len(digits), 20))
-        return _format_tail(digits[:20])
-
-
-def _format_tail(digits: str) -> str:
-    return f"7{digits[:3]}-{'89ab'[int(digits[3], 16) & 3]}{digits[4:7]}-{digits[7:19]}"
-
-
-def new_id() -> str:
-    """Return a random id that sorts by the millisecond of its making (UUIDv7, RFC 9562 section 5.7)."""
-    time_digits = f"{time.time_ns() // 1_000_000:012x}"
-    return f"{time_digits[:8]}-{time_digits[8:]}-{_tail()}"
 
 
 def clip(text: str, limit: int) -> tuple[str, bool]:

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from bridgecore import Connection, Reply
+from bridgecore import Connection, Guard, Reply
 from bridgeserver.errors import BadResponse, ClientClosed, UpstreamTimeout
-from bridgeserver.guard import Guard
 
 Watch = Callable[[bytes, bool], bytes]
 """Sees the bytes of a body before the client does, and whether they are the last; returns what to send on."""

@@ -6,9 +6,8 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import unquote_to_bytes
 
-from bridgecore import Request
+from bridgecore import Guard, Request
 from bridgeserver.errors import BadRequest, BodyTooLarge, ClientClosed, HeadTooLarge, RequestTimeout
-from bridgeserver.guard import Guard
 from bridgeserver.limits import Budget
 
 Network = IPv4Network | IPv6Network
@@ -68,6 +67,17 @@ def _is_in(address: str, networks: Collection[Network]) -> bool:
     except ValueError:
         return False
     return any(parsed in network for network in networks)
+
+
+def take_body(request: Request, max_bytes: int, budget: Budget) -> bytes | None:
+    """Return the body if it is here already, as `read_body` does; None if there is something to wait for."""
+    if not request.complete or request.length > max_bytes:
+        return None
+    body = request.take()
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    budget.take(len(body))
+    return body
 
 
 async def read_body(request: Request, guard: Guard, *, max_bytes: int, timeout_s: float, budget: Budget) -> bytes:

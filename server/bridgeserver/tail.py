@@ -107,7 +107,7 @@ class Tail:
                     is_sealed = True
                     break
                 payloads.append(payload)
-                count += payload.count(b"\n") + 1
+                count += payload.count(b"\n") or 1
                 if count >= limit:
                     break
         finally:
@@ -117,13 +117,13 @@ class Tail:
     def _decode(self, payloads: list[bytes]) -> list[AnyRecord]:
         """Return the records of *payloads*, and put aside those that this version cannot read."""
         try:
-            return _decoder.decode_lines(b"\n".join(payloads))
+            return _decoder.decode_lines(b"\n".join(payloads))  # older versions left out the last line's end
         except msgspec.DecodeError:
             return list(self._decode_each(payloads))
 
     def _decode_each(self, payloads: Iterable[bytes]) -> Iterator[AnyRecord]:
         for payload in payloads:
-            for line in payload.split(b"\n"):
+            for line in filter(None, payload.split(b"\n")):
                 try:
                     yield _decoder.decode(line)
                 except msgspec.DecodeError:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from bridgecore import Connection
-from bridgeserver.errors import BadResponse, Overloaded, Unreachable, UpstreamTimeout
+from bridgeserver.errors import BadResponse, BridgeError, Overloaded, Unreachable, UpstreamTimeout
 
 IDLE_S = 50.0
 """Below the 60 to 75 s after which common servers close an idle connection."""
@@ -35,11 +35,19 @@ class Limits(NamedTuple):
 
 
 class Exchange:
-    """One request to an origin and its response; leaving its context gives the connection back."""
+    """One request to an origin and its response; leaving its context gives the connection back.
+
+    `send` sends the request and waits for the answer. Where something has to happen first, `prepare` takes the request,
+    `start` is called when it has happened, which wakes nobody if a connection is at hand, and `answered` waits.
+    """
+
+    __slots__ = ("_connection", "_request", "_turn", "_upstream", "attempts")
 
     def __init__(self, upstream: "Upstream") -> None:
         self._upstream = upstream
         self._connection: Connection | None = None
+        self._request: tuple[bytes, bytes, bool] = (b"", b"", False)
+        self._turn = upstream.loop.create_future()
         self.attempts = 0
         """Requests that were written to a connection."""
 
@@ -52,28 +60,58 @@ class Exchange:
             self._connection = None
 
     async def send(self, head: bytes, body: bytes, *, is_head_request: bool = False) -> Connection:
-        """Send the request and return the connection once it holds the head of the response.
+        """Send the request and return the connection once it holds the head of the response; see `answered`."""
+        self.prepare(head, body, is_head_request=is_head_request)
+        self.start()
+        return await self.answered()
+
+    def prepare(self, head: bytes, body: bytes, *, is_head_request: bool = False) -> None:
+        """Take the request that is to be sent."""
+        self._request = (head, body, is_head_request)
+
+    def start(self, failure: BridgeError | None = None) -> None:
+        """Send the request, unless whoever waits for the answer has left; with a *failure*, raise that there."""
+        turn = self._turn
+        if turn.done():
+            return
+        if failure is not None:
+            turn.set_exception(failure)
+        elif (connection := self._upstream.idle_connection()) is None:
+            turn.set_result(None)
+        else:
+            self._write(connection)
+            connection.wait(waiter=turn)
+
+    async def answered(self) -> Connection:
+        """Return the connection once it holds the head of the response.
 
         A request on a reused connection that closed before any byte came back is sent once more on a new
         one; no other request ever is. Raises Unreachable, UpstreamTimeout, BadResponse or Overloaded.
         """
-        connection = self._upstream.idle_connection()
-        is_reused = connection is not None
+        with suppress(ConnectionError, ValueError):  # the connection broke, and says so again below
+            await self._turn
+        connection, is_reused = self._connection, True
         if connection is None:
             connection, is_reused = await self._upstream.acquire()
+            self._write(connection)
+        elif connection.head is not None:
+            return connection
         try:
-            return await self._send_on(connection, head, body, is_head_request)
+            return await self._read_head(connection)
         except BadResponse:
             if not is_reused or connection.received:
                 raise
         connection = await self._upstream.acquire_new()
-        return await self._send_on(connection, head, body, is_head_request)
+        self._write(connection)
+        return await self._read_head(connection)
 
-    async def _send_on(self, connection: Connection, head: bytes, body: bytes, is_head_request: bool) -> Connection:
+    def _write(self, connection: Connection) -> None:
         self._connection = connection
         self.attempts += 1
+        connection.send(*self._request)
+
+    async def _read_head(self, connection: Connection) -> Connection:
         try:
-            connection.send(head, body, is_head_request)
             while connection.head is None:
                 await connection.wait()
         except ConnectionError as exc:
@@ -162,7 +200,7 @@ class Upstream:
     def __init__(self, origin: Origin, limits: Limits, tls: ResumingContext | None = None) -> None:
         self.origin = origin
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._tls = (tls or ResumingContext()) if origin.scheme == "https" else None
         self._idle: dict[Connection, float] = {}
         self._open = 0
@@ -193,9 +231,9 @@ class Upstream:
         if self._is_closed:
             connection.close()
             return
-        self._idle[connection] = self._loop.time()
+        self._idle[connection] = self.loop.time()
         if self._expiry is None:
-            self._expiry = self._loop.call_later(IDLE_S, self._expire)
+            self._expiry = self.loop.call_later(IDLE_S, self._expire)
 
     def close(self) -> None:
         """Close the idle connections; those in use, and later ones, close when their requests give them back."""
@@ -238,8 +276,8 @@ class Upstream:
 
     async def _wait(self, *, wants_new: bool) -> Connection | None:
         """Return a connection that was given back, or None for the place of one that may be made; raise Overloaded."""
-        deadline = self._loop.time() + self._limits.wait_s
-        waiter = _Waiter(self._loop.create_future(), wants_new)
+        deadline = self.loop.time() + self._limits.wait_s
+        waiter = _Waiter(self.loop.create_future(), wants_new)
         self._waiters.append(waiter)
         while True:
             try:
@@ -259,7 +297,7 @@ class Upstream:
             if connection is None or connection.is_reusable:
                 return connection
             # The peer closed it on the way here; its place goes to the one who was called for it.
-            waiter = _Waiter(self._loop.create_future(), wants_new)
+            waiter = _Waiter(self.loop.create_future(), wants_new)
             self._waiters.appendleft(waiter)
 
     def _hand_on(self, connection: Connection | None) -> None:
@@ -272,8 +310,8 @@ class Upstream:
         """Return a new connection in the place that was taken for it."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                _transport, connection = await self._loop.create_connection(
-                    partial(Connection, self._loop),
+                _transport, connection = await self.loop.create_connection(
+                    partial(Connection, self.loop),
                     self.origin.host,
                     self.origin.port,
                     ssl=self._tls,
@@ -306,10 +344,10 @@ class Upstream:
 
     def _expire(self) -> None:
         self._expiry = None
-        limit = self._loop.time() - IDLE_S
+        limit = self.loop.time() - IDLE_S
         for connection, since in list(self._idle.items()):
             if since > limit:
-                self._expiry = self._loop.call_at(since + IDLE_S, self._expire)
+                self._expiry = self.loop.call_at(since + IDLE_S, self._expire)
                 return
             del self._idle[connection]
             connection.close()

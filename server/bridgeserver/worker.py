@@ -1,6 +1,7 @@
 """What one worker process holds: its journal, its connections, its view of the store, and what runs in it."""
 
 import asyncio
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,13 +12,13 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from bridgecore import Guards
 from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
-from bridgeserver.errors import BridgeError, GatewayStopped, NotRecordable, Overloaded
+from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.generation import Generation
-from bridgeserver.guard import Guard, Guards
 from bridgeserver.identity import Keyring
 from bridgeserver.interception import Means
 from bridgeserver.journal import Journal
@@ -56,10 +57,11 @@ class Worker:
         self.budget = Budget(server.max_buffered_bytes)
         self.counters: Counter[str] = Counter()
         self.is_draining = False
-        self._is_stopped = False
         self._lag_s = 0.0
+        journal = config.journal
+        self._max_lag_s = journal.max_lag_s if journal.on_store_failure == "reject" else math.inf
         shortest_s = min(server.body_timeout_s, server.client_stall_s, server.upstream_idle_timeout_s)
-        self._guards = Guards(self.loop, shortest_s / 10)
+        self.guards = Guards(self.loop, shortest_s / 10, _left)
         self._upstreams = Upstreams(
             Limits(
                 connections=server.upstream_pool,
@@ -90,7 +92,7 @@ class Worker:
 
     async def close(self) -> None:
         """Let go of everything; all requests have ended."""
-        self._guards.stop()
+        self.guards.stop()
         for task in self._followers:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
@@ -115,7 +117,7 @@ class Worker:
             return "the gateway is starting: it has not read its store yet"
         if not self.keyring.is_readable:
             return "the store cannot be read"
-        if self._is_behind:
+        if self._lag_s > self._max_lag_s:
             return f"records have not reached the store for {self._lag_s:.0f} s"
         return ""
 
@@ -136,23 +138,8 @@ class Worker:
 
     def check_recordable(self) -> None:
         """Raise NotRecordable while records do not reach the store and the configuration asks to refuse then."""
-        if self._is_behind:
+        if self._lag_s > self._max_lag_s:
             raise NotRecordable(f"records have not reached the store for {self._lag_s:.0f} s")
-
-    def guard(self, task: asyncio.Task[object]) -> Guard:
-        """Return a guard for the request that *task* serves; `release` takes it back. Raises GatewayStopped."""
-        if self._is_stopped:
-            raise _stopped()
-        return self._guards.open(task)
-
-    def release(self, guard: Guard) -> None:
-        """Take back the guard of a request that has ended."""
-        self._guards.close(guard)
-
-    @property
-    def _is_behind(self) -> bool:
-        journal = self.config.journal
-        return journal.on_store_failure == "reject" and self._lag_s > journal.max_lag_s
 
     def _note_lag(self, lag: Lag) -> None:
         self._lag_s = lag.lag_s
@@ -172,8 +159,8 @@ class Worker:
 
     def stop(self) -> None:
         """End what still runs, and what begins from now on."""
-        self.is_draining = self._is_stopped = True
-        self._guards.end(_stopped)
+        self.is_draining = True
+        self.guards.end(_stopped)
 
     def _report(self) -> Report:
         stats = self.pool.stats()
@@ -201,6 +188,10 @@ class Worker:
     def _drain(self, _message: Drain) -> None:
         self.is_draining = True
         self._on_drain()
+
+
+def _left() -> ClientClosed:
+    return ClientClosed("the client left before the answer was whole")
 
 
 def _stopped() -> GatewayStopped:

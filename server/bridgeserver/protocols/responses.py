@@ -23,7 +23,22 @@ class _Request(msgspec.Struct):
     conversation: Any = None
 
 
-_COUNTS = openai.Counts("input", "output")
+class _Tokens(msgspec.Struct):
+    input_tokens: openai.Count | None = None
+    output_tokens: openai.Count | None = None
+    input_tokens_details: openai.Details | None = None
+    output_tokens_details: openai.Details | None = None
+
+    def usage(self) -> Usage:
+        return openai.usage(
+            self.input_tokens,
+            self.output_tokens,
+            self.input_tokens_details,
+            self.output_tokens_details,
+            ("input", "output"),
+        )
+
+
 _REQUEST = BodyReader(_Request)
 
 
@@ -140,7 +155,7 @@ class ResponsesTap:
         self.object_ids = tuple(filter(None, ids))
         usage = response.get("usage")
         if isinstance(usage, dict):
-            self.usage = _COUNTS.read(lenient.mapping(usage))
+            self.usage = openai.fill(_Tokens, lenient.mapping(usage)).usage()
 
     def _item(self, position: int, item: dict[str, Any]) -> list[Finding]:
         """Take an output item, once: positions are compared, since some providers change an item's id."""

@@ -1,5 +1,6 @@
 """What a provider is, whatever its type."""
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -86,6 +87,11 @@ class Provider:
         """Raise ProviderDisabled if this provider is switched off."""
         if not self.enabled:
             raise ProviderDisabled(f'provider_disabled: AI provider "{self.name}" is disabled')
+
+    def bridged_routes(self) -> Iterator[tuple[str, Route]]:
+        """Yield the whole path of each bridged route, which are met with POST, and the route."""
+        for below, protocol in self._kind.bridged.items():
+            yield self._prefix + below, Route(below, protocol, None, creates_object=False)
 
     def route(self, method: str, path: str) -> Route:
         """Return the route of a raw request path that names this provider, or raise NotFound."""

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
+from bridgecore import uuid7
 from bridgeserver import tokens
 from bridgeserver.errors import StoreError
-from bridgeserver.records import new_id, now_us
+from bridgeserver.records import now_us
 from bridgeserver.store import auditing, revisions
 from bridgeserver.store.instants import iso, iso_or_none
 from bridgeserver.store.schema import keys, users
@@ -100,7 +101,7 @@ def list_users(connection: Connection) -> list[User]:
 def _active_user(connection: Connection, name: str, actor: str) -> str:
     row = connection.execute(select(users.c.id, users.c.active).where(users.c.name == name)).first()
     if row is None:
-        user_id = new_id()
+        user_id = uuid7()
         connection.execute(insert(users).values(id=user_id, name=name, active=True, created_at=now_us()))
         auditing.write(connection, actor, "user.create", user_id, name=name)
         return user_id

@@ -11,10 +11,11 @@ import msgspec
 from msgspec import UNSET
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
+from bridgecore import uuid7
 from bridgeserver.config import ProviderConfig
 from bridgeserver.config.members import MAX_KEYS, Values, literal
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound, SealError
-from bridgeserver.records import new_id, now_us
+from bridgeserver.records import now_us
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret, hint
 from bridgeserver.store import auditing, revisions, settings
@@ -58,7 +59,7 @@ def create(connection: Connection, vault: Vault, fields: ProviderFields, actor: 
     if connection.execute(_named(name)).first() is not None:
         raise Conflict(f"a stored provider is named {name!r} already: change that one, or choose another name")
     revisions.advance(connection, revisions.CONFIG)
-    provider_id, now = new_id(), now_us()
+    provider_id, now = uuid7(), now_us()
     sealed: Values = {table: settings.seal(vault, provider_id, table, values[table]) for table in TABLES}
     switches = {switch: values[switch] for switch in SWITCHES}
     column = Settings(**switches, **sealed)
@@ -268,7 +269,7 @@ def _replace_keys(connection: Connection, vault: Vault, provider_id: str, items:
 
 
 def _insert_key(connection: Connection, vault: Vault, provider_id: str, position: int, key: Secret) -> None:
-    text, key_id = key.reveal(), new_id()
+    text, key_id = key.reveal(), uuid7()
     values = {"id": key_id, "provider_id": provider_id, "position": position, "masked": hint(text)}
     sealed = vault.seal(text, key_id)
     connection.execute(insert(provider_keys).values(**values, sealed=sealed, created_at=now_us()))
