@@ -25,7 +25,7 @@ def _callers() -> Sequence[Caller]:
 async def _use(pool: BridgePool, callers: Sequence[Caller]) -> float:
     start = time.perf_counter_ns()
     for caller in callers:
-        async with pool.lease(caller):
+        with pool.find(caller, pool.generation) or await pool.acquire(caller, pool.generation):
             pass
     return (time.perf_counter_ns() - start) / CALLERS
 

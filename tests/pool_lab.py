@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import selectors
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from bridgeserver.bridge import RequestBridge
@@ -20,6 +20,16 @@ ANN = Caller("u-ann", "ann", "k-1", is_admin=False)
 ANN_2 = Caller("u-ann", "ann", "k-2", is_admin=False)
 BOB = Caller("u-bob", "bob", "k-3", is_admin=False)
 EVE = Caller("u-eve", "eve", "k-4", is_admin=True)
+
+
+@asynccontextmanager
+async def leased(
+    pool: BridgePool, caller: Caller, generation: Generation | None = None
+) -> AsyncGenerator[RequestBridge]:
+    """Lease a bridge as a request does, from the generation in force unless it began with another one."""
+    generation = generation or pool.generation
+    with pool.find(caller, generation) or await pool.acquire(caller, generation) as bridge:
+        yield bridge
 
 
 class SkippingSelector(selectors.SelectSelector):
@@ -168,7 +178,7 @@ class Request:
     async def _run(self) -> None:
         try:
             self.began_in = self.asked_for or self.pool.generation
-            async with self.pool.lease(self.caller, self.asked_for) as bridge:
+            async with leased(self.pool, self.caller, self.asked_for) as bridge:
                 self.bridge = bridge
                 self._check(bridge)
                 with self._holding(bridge):

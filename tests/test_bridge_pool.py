@@ -16,6 +16,7 @@ from bridgeserver.errors import GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.pool import BridgePool
+from pool_lab import leased
 
 A1 = Caller("a", "ann", "1", is_admin=False)
 B1 = Caller("b", "bob", "1", is_admin=False)
@@ -52,7 +53,7 @@ class Lab:
 
     async def use(self, caller: Caller = A1) -> RequestBridge:
         """Lease a bridge and give it back."""
-        async with self.pool.lease(caller) as bridge:
+        async with leased(self.pool, caller) as bridge:
             return bridge
 
 
@@ -90,7 +91,7 @@ async def test_a_dropped_bridge_ends_when_it_is_given_back() -> None:
     """Those of other callers stay."""
     async with opened() as lab:
         await lab.use(B1)
-        async with lab.pool.lease(A1):
+        async with leased(lab.pool, A1):
             lab.pool.drop(A1)
             await settle()
             assert [box.closed for box in lab.boxes] == [0, 0]
@@ -132,7 +133,7 @@ def test_a_build_that_ignores_its_end_leaves_nothing(monkeypatch: pytest.MonkeyP
             pool = BridgePool(Generation(1, {}), connect)
 
             async def use() -> None:
-                async with pool.lease(A1):
+                async with leased(pool, A1):
                     pass
 
             task = asyncio.create_task(use())

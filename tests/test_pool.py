@@ -17,7 +17,7 @@ from bridgeserver.errors import BridgeError, GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.providers import build
-from pool_lab import ANN, ANN_2, BOB, EVE, TTL_S, Box, Lab, Request, now, settle, turns
+from pool_lab import ANN, ANN_2, BOB, EVE, TTL_S, Box, Lab, Request, leased, now, settle, turns
 
 LATER_S = 3.0
 """More than the ticks in which the cache sweeps."""
@@ -462,15 +462,16 @@ def test_p36_a_request_that_is_over_before_it_begins_builds_nothing(lab: Lab) ->
     lab.run(main())
 
 
-def test_p36_a_lease_that_is_never_entered_is_none(lab: Lab) -> None:
-    """Asking for the context costs nothing, and entering it later is still possible."""
+def test_p36_a_lease_that_is_never_awaited_is_none(lab: Lab) -> None:
+    """Asking for one costs nothing, and awaiting it later is still possible."""
 
     async def main() -> None:
         pool = lab.open()
-        lease = pool.lease(ANN)
+        assert pool.find(ANN, pool.generation) is None
+        lease = pool.acquire(ANN, pool.generation)
         await settle()
         assert (pool.stats().builds, pool.stats().leased) == (0, 0)
-        async with lease as bridge:
+        with await lease as bridge:
             assert bridge.caller == ANN
 
     lab.run(main())
@@ -1088,11 +1089,11 @@ def test_p30_a_request_that_breaks_gives_its_lease_back(lab: Lab, error: BaseExc
     async def main() -> None:
         pool = lab.open()
         with pytest.raises(type(error), match="broken"):
-            async with pool.lease(ANN):
+            async with leased(pool, ANN):
                 raise error
         assert (pool.stats().leased, pool.stats().live, lab.boxes[0].closes) == (0, 1, 0)
         with pytest.raises(type(error), match="broken"):
-            async with pool.lease(ANN):
+            async with leased(pool, ANN):
                 lab.publish(pool)
                 raise error
         await settle()
@@ -1124,11 +1125,12 @@ def test_p43_giving_back_twice_is_giving_back_once(lab: Lab) -> None:
         pool = lab.open()
         other = lab.request(pool)
         await other.leased()
-        lease = pool.lease(ANN)
-        async with lease:
+        lease = pool.find(ANN, pool.generation)
+        assert lease is not None
+        with lease:
             assert pool.stats().leased == 2
         for _ in range(3):
-            await lease.__aexit__(None, None, None)
+            lease.release()
         assert pool.stats().leased == 1
         lab.publish(pool)
         await settle()

@@ -154,12 +154,12 @@ class Call:
         self._reply.whole(200, b"content-type: text/plain\r\n", b"")
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
-        worker, provider = self._worker, target.provider
+        worker, generation, provider = self._worker, target.generation, target.provider
         facts, sent = self._read(protocol, body)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
-        async with worker.pool.lease(caller, target.generation) as bridge:
+        with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
             self._interception = Interception(worker.means, bridge, provider, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
             await self._interception.run(

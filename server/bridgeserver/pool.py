@@ -120,14 +120,6 @@ class BridgePool:
         self._build_s = 0.0
         self._warned_at = -math.inf
 
-    def lease(self, caller: Caller, generation: Generation | None = None) -> "BridgeLease":
-        """Return a context in which *caller* has a bridge that nothing shuts down.
-
-        Its generation is the one in force, or the older one with which the request began: such a bridge serves and
-        is not kept. Raises GatewayStopped once the pool closes, and whatever the making of a bridge raises.
-        """
-        return BridgeLease(self, caller, self.generation if generation is None else generation)
-
     def publish(self, generation: Generation) -> None:
         """Serve *generation* from now on. The bridges of the old one end as soon as they are not leased."""
         if self._closing is None:
@@ -175,11 +167,18 @@ class BridgePool:
         await asyncio.shield(self._closing)
 
     def find(self, caller: Caller, generation: Generation) -> Lease[RequestBridge] | None:
-        """Return a lease on the caller's bridge if there is one, and nobody wants a span of looking it up."""
+        """Return a lease on the caller's bridge if there is one, and nobody wants a span of looking it up.
+
+        As with `acquire`, nothing shuts the bridge down until the lease is given back. Raises GatewayStopped.
+        """
         return None if self._is_traced else self._cached(caller, generation)
 
     async def acquire(self, caller: Caller, generation: Generation) -> Lease[RequestBridge]:
-        """Return a lease on the caller's bridge, which is built if there is none; for whom `find` has found none."""
+        """Return a lease on the caller's bridge, which is built if there is none; for whom `find` has found none.
+
+        *generation* is the one in force, or the older one with which the request began: such a bridge serves and
+        is not kept. Raises GatewayStopped once the pool closes, and whatever the making of a bridge raises.
+        """
         if not self._is_traced:
             return await self._built(caller, generation)
         span = tracer.start_span("BridgePool.acquire")
@@ -349,28 +348,6 @@ class BridgePool:
     def _settle(self) -> None:
         if not self._building and not self._ending and not self._bridges:
             self._is_idle.set()
-
-
-class BridgeLease:
-    """What `BridgePool.lease` returns."""
-
-    __slots__ = ("_caller", "_generation", "_lease", "_pool")
-
-    def __init__(self, pool: BridgePool, caller: Caller, generation: Generation) -> None:
-        self._pool = pool
-        self._caller = caller
-        self._generation = generation
-        self._lease: Lease[RequestBridge] | None = None
-
-    async def __aenter__(self) -> RequestBridge:
-        self._lease = lease = self._pool.find(self._caller, self._generation) or await self._pool.acquire(
-            self._caller, self._generation
-        )
-        return lease.value
-
-    async def __aexit__(self, *_exc_info: object) -> None:
-        if self._lease is not None:
-            self._lease.release()
 
 
 async def _wait_for(tasks: Collection[asyncio.Task[None]]) -> None:
