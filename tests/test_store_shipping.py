@@ -19,7 +19,7 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store, open_store, shipping
 from bridgeserver.store.schema import metadata
 
 
@@ -150,6 +150,17 @@ def test_children_may_come_at_any_time(store: Store) -> None:
     assert store.apply([samples.usage()]) == 1
     (record,) = store.records()
     assert (record["prompt"], record["input_tokens"]) == ("hello", 1)
+
+
+def test_others_may_run_between_the_pieces_of_a_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread steps back after every few rows, and nothing is lost between them."""
+    pauses = list[float]()
+    monkeypatch.setattr(shipping, "PIECE_ROWS", 2)
+    monkeypatch.setattr("bridgeserver.store.shipping.time.sleep", pauses.append)
+    records = [samples.interception(number) for number in range(5)]
+    assert store.apply(records) == 5
+    assert pauses == [shipping.BREATH_S] * 3
+    assert len(list(store.records())) == 5
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(store: Store) -> None:
