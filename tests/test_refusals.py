@@ -44,6 +44,36 @@ def test_a_body_that_is_no_json_object_is_400(gateway: Gateway, fake: FakeProvid
     assert gateway.count_recorded() == before + 1
 
 
+def upgrade(gateway: Gateway, path: str, key: str) -> tuple[int, bytes]:
+    """Ask for a WebSocket, and after it on the same connection for the models; return the first status and the rest."""
+    head = f"host: h\r\nauthorization: Bearer {key}\r\n"
+    received = gateway.raw(
+        f"GET {path} HTTP/1.1\r\n{head}connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n"
+        f"GET /openai/v1/models HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode()
+    )
+    first, _, rest = received.partition(b"HTTP/1.1 200 ")
+    return int(first.split()[1]), first + rest
+
+
+@ROUTES
+def test_a_websocket_on_a_bridged_route_is_426(gateway: Gateway, fake: FakeProvider, path: str) -> None:
+    """Codex tries one on the Responses route, and falls back to HTTP when it is refused in this way."""
+    fake.reset()
+    status, answers = upgrade(gateway, path, gateway.key)
+    assert status == 426
+    assert b"WebSocket transport is not supported, use HTTP" in answers
+    assert b"gpt-" in answers  # the connection serves on
+    assert [request.path for request in fake.requests] == ["/v1/models"]
+
+
+def test_a_websocket_is_no_way_around_the_key_or_the_routes(gateway: Gateway, fake: FakeProvider) -> None:
+    """Without a key it is 401 as ever, and 404 where there is no bridged route."""
+    fake.reset()
+    assert upgrade(gateway, "/openai/v1/responses", "bc_no")[0] == 401
+    assert upgrade(gateway, "/openai/v1/nothing", gateway.key)[0] == 404
+    assert upgrade(gateway, "/switched-off/v1/messages", gateway.key)[0] == 503
+
+
 @ROUTES
 def test_a_body_over_the_limit_is_413(gateway: Gateway, fake: FakeProvider, path: str) -> None:
     """A body over `max_body_bytes` is refused, announced or not."""

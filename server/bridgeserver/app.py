@@ -9,7 +9,7 @@ import structlog
 from bridgecore import Guard, Reply, Request
 from bridgeserver import health
 from bridgeserver.content import decode
-from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding
+from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding, UpgradeRefused
 from bridgeserver.generation import Generation
 from bridgeserver.headers import answer_lines
 from bridgeserver.identity import Caller, presented_token
@@ -118,6 +118,8 @@ class Call:
             address = client_address(request, worker.trusted_proxies)
             caller = await worker.keyring.authenticate(presented.text, address)
         generation = worker.pool.generation  # taken once, and kept to the end
+        if request.method == "GET" and b"upgrade" in request.headers:
+            self._refuse_socket(generation)
         provider, route = generation.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
         target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
@@ -147,6 +149,11 @@ class Call:
                     worker.budget.give_back(len(body))
         finally:
             worker.guards.close(guard)
+
+    def _refuse_socket(self, generation: Generation) -> None:
+        """Raise UpgradeRefused for a WebSocket on a bridged route, where some clients try one first."""
+        if self._request.headers[b"upgrade"].lower() == b"websocket" and generation.is_bridged(self._request.path):
+            raise UpgradeRefused("WebSocket transport is not supported, use HTTP")
 
     def _answer_probe(self) -> None:
         """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""

@@ -14,6 +14,7 @@ BridgeError
 │   ├── Conflict               409
 │   ├── BodyTooLarge           413
 │   ├── UnsupportedEncoding    415
+│   ├── UpgradeRefused         426
 │   ├── TooManyRequests        429
 │   └── HeadTooLarge           431
 ├── UpstreamError         the provider is at fault
@@ -123,6 +124,12 @@ class UnsupportedEncoding(ClientError):
     """The body's `Content-Encoding` cannot be read where it has to be."""
 
     status = 415
+
+
+class UpgradeRefused(ClientError):
+    """Another protocol is asked for on a connection that speaks HTTP; Codex then falls back to HTTP at once."""
+
+    status = 426
 
 
 class TooManyRequests(ClientError):

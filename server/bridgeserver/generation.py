@@ -40,6 +40,10 @@ class Generation:
         provider = self.provider(method, path)
         return provider, provider.route(method, path)
 
+    def is_bridged(self, path: str) -> bool:
+        """Whether this raw path is a bridged route of a provider that is switched on."""
+        return path in self._bridged
+
     def provider(self, method: str, path: str) -> Provider:
         """Return the provider that a path names; raise NotFound or ProviderDisabled."""
         provider = self.providers.get(provider_name(path))
