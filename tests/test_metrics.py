@@ -91,12 +91,12 @@ def test_a_label_is_escaped(name: str) -> None:
 def test_counters_have_a_type_a_help_and_a_unit() -> None:
     """Each known counter is exposed once, also before it has counted; times are in seconds."""
     counters = {name: number for number, name in enumerate(FAMILIES, 1)} | {"pool_build_us": 2_500_000}
-    families = scrape(state(), {f"{name}.x" if FAMILIES[name].label else name: n for name, n in counters.items()})
+    families = scrape(state(), {name + ".x" * len(FAMILIES[name].labels): n for name, n in counters.items()})
     for name, family in FAMILIES.items():
         found = families[f"bridgecore_{family.name}"]
         assert (found.type, found.documentation) == (family.kind, family.help)
         sample = family.name + ("_total" if family.kind == "counter" else "")
-        labels = {family.label: "x"} if family.label else {}
+        labels = dict.fromkeys(family.labels, "x")
         assert value(families, sample, **labels) == pytest.approx(counters[name] * family.scale)
     assert value(families, "pool_build_seconds_total") == 2.5
     assert not families["bridgecore_other"].samples

@@ -90,9 +90,13 @@ def test_session_and_correlating_call_are_recorded(gateway: Gateway) -> None:
 def test_a_providers_error_passes_and_is_recorded(
     gateway: Gateway, fake: FakeProvider, path: str, stream: bool, status: int, error_type: str
 ) -> None:
-    """A provider's error reaches the client byte for byte with its status, and is not tried again."""
+    """A provider's error reaches the client byte for byte with its status, and is not tried again.
+
+    The 401 is that of a caller's own key: of a refused key of the gateway no client is told.
+    """
     fake.push(Script(fail=Fault(status)))
-    answer = gateway.ask(path, BODIES[path] | {"stream": stream})
+    own = {"x-bridge-token": gateway.key, "authorization": "Bearer the-users-own-key"} if status == 401 else {}
+    answer = gateway.ask(path, BODIES[path] | {"stream": stream}, headers=own)
     assert answer.status == status
     assert answer.body == fake.requests[-1].response
     assert len(fake.requests) == 1

@@ -139,7 +139,11 @@ def test_models_and_token_counts_are_equal(gateway: Gateway, fake: FakeProvider)
     ("status", "name"),
     [
         (400, "BadRequestError"),
-        (401, "AuthenticationError"),
+        (401, "InternalServerError"),  # the gateway's own key was refused: nothing that the client could mend
+        (403, "PermissionDeniedError"),
+        (404, "NotFoundError"),
+        (409, "ConflictError"),
+        (422, "UnprocessableEntityError"),
         (429, "RateLimitError"),
         (500, "InternalServerError"),
     ],

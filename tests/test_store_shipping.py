@@ -59,7 +59,9 @@ def test_columns_stand_in_the_order_of_fields(kind: type[AnyRecord]) -> None:
 def test_ends_stand_in_the_order_of_fields() -> None:
     """An end's fields can be stored by position."""
     columns = list(metadata.tables["interceptions"].columns.keys())
-    fields = [*InterceptionEnd.__struct_fields__[1:], "end_batch"]
+    *fields, last = InterceptionEnd.__struct_fields__[1:]
+    assert last == "credential_hint", "which replaces that of the beginning"
+    fields.append("end_batch")
     assert columns[-len(fields) :] == fields
 
 
@@ -72,7 +74,7 @@ def test_every_field_is_stored(store: Store) -> None:
         fields = msgspec.structs.asdict(record)
         if isinstance(record, InterceptionEnd):
             row = found["interceptions"][0]
-            del fields["interception_id"]
+            del fields["interception_id"], fields["credential_hint"]
         else:
             (row,) = found[TABLES[type(record)]]
         if isinstance(record, TokenUsage):
@@ -177,6 +179,17 @@ def test_a_failure_tells_nothing_of_the_records(store: Store) -> None:
     with pytest.raises(StoreError) as caught:
         store.apply([unstorable])
     assert "private" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["at-once", "later"])
+def test_the_key_that_served_replaces_the_first(store: Store, *, together: bool) -> None:
+    """Whether begin and end are stored in one batch or not; an end without a hint leaves the first one."""
+    replaced = msgspec.structs.replace(samples.end(1), credential_hint="last")
+    records: list[AnyRecord] = [samples.interception(1), replaced, samples.interception(2), samples.end(2)]
+    for batch in [records] if together else [records[::2], records[1::2]]:
+        store.apply(batch)
+    rows = samples.tables(store.path)["interceptions"]
+    assert [row["credential_hint"] for row in rows] == ["last", samples.interception(2).credential_hint]
 
 
 def test_interrupting_ends_what_one_worker_left_open(store: Store) -> None:

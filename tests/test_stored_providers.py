@@ -19,7 +19,14 @@ from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import Store, open_store
 from bridgeserver.store.database import open_engine
-from bridgeserver.store.stored import KeyChange, LoadedProviders, ProviderChanges, ProviderError, ProviderFields
+from bridgeserver.store.stored import (
+    GivenSettings,
+    KeyChange,
+    LoadedProviders,
+    ProviderChanges,
+    ProviderError,
+    ProviderFields,
+)
 from bridgeserver.store.upgrades import MIGRATIONS
 
 FIRST, SECOND, THIRD = (f"sk-{word}-0123456789abcdef" for word in ("first", "second", "third"))
@@ -83,6 +90,12 @@ def test_a_provider_is_stored_whole(store: Store) -> None:
     )
 
 
+def test_every_option_can_be_stored() -> None:
+    """What the file can say of a provider can be given and changed, with the same names."""
+    places = {"name", "type", "base_url", "keys", "enabled"}
+    assert {*GivenSettings.__struct_fields__} | places == {*ProviderConfig.__struct_fields__}
+
+
 def test_a_list_and_the_files_show_no_secret(store: Store, tmp_path: Path) -> None:
     """What is listed is masked, and neither the database nor the audit holds a secret in clear."""
     make(store, extra_headers={"x-team": "a-header-secret"}, query={"k": "a-query-secret"}, display_name="Main")
@@ -93,6 +106,10 @@ def test_a_list_and_the_files_show_no_secret(store: Store, tmp_path: Path) -> No
         "auth": "bearer",
         "shared_state": False,
         "allow_link_local": False,
+        "breaker_failures": 0,
+        "breaker_interval_s": 10.0,
+        "breaker_timeout_s": 30.0,
+        "breaker_probes": 3,
         "extra_headers": {"x-team": "a-...et"},
         "query": {"k": "a-...et"},
     }

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -18,9 +18,9 @@ from bridgeserver.ownership import Claim
 from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
-from bridgeserver.providers import Credential, Provider, Route
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
+from bridgeserver.target import Target
 from bridgeserver.tokens import redact
 from bridgeserver.worker import Worker
 
@@ -49,26 +49,6 @@ class Application:
             _log_failure(request, error)
         finally:
             reply.close()
-
-
-class Target(NamedTuple):
-    """Where a request goes, and with which credential."""
-
-    generation: Generation
-    provider: Provider
-    route: Route
-    credential: Credential
-
-    @property
-    def is_shared_account(self) -> bool:
-        """Whether other users are the same account at the provider, so that ownership must be checked here."""
-        return self.credential.kind == "centralized" and not self.provider.shared_state
-
-    def request_head(self, request: Request, body: bytes) -> bytes:
-        """Return the head of the upstream request."""
-        return self.provider.request_head(
-            request.method, self.route, request.query, request.fields, self.credential, len(body)
-        )
 
 
 class Call:
@@ -161,22 +141,15 @@ class Call:
         self._reply.whole(200, b"content-type: text/plain\r\n", b"")
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
-        worker, generation, provider = self._worker, target.generation, target.provider
+        worker, generation = self._worker, target.generation
         facts, sent = self._read(protocol, body)
         if facts.object_ids and target.is_shared_account:
-            await worker.ownership.check(provider.name, facts.object_ids, caller.user_id)
+            await worker.ownership.check(target.provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
-            self._interception = Interception(worker.means, bridge, provider, protocol, self._request, facts)
+            self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
-            await self._interception.run(
-                target.request_head(self._request, sent),
-                sent,
-                target.credential,
-                self._reply,
-                guard,
-                asked_for_usage=sent is not body,
-            )
+            await self._interception.run(sent, self._reply, guard, asked_for_usage=sent is not body)
 
     def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
         """Return the facts of a body, and the body to send: another one only where usage must be asked for."""
@@ -198,10 +171,10 @@ class Call:
         worker.counters["passthrough"] += 1
         creates = target.route.creates_object
         watch: Watch = Claim(worker.ownership, provider.name, caller.user_id) if creates else _relay_as_it_is
-        guard.expect(worker.timeouts.upstream_s, worker.timeouts.upstream_error)
-        with target.generation.upstream(provider.origin).exchange() as exchange:
-            head = target.request_head(request, body)
-            connection = await exchange.send(head, body, is_head_request=request.method == "HEAD")
+        with target.exchange() as exchange:
+            exchange.prepare(target.request_head(request, body), body, is_head_request=request.method == "HEAD")
+            exchange.start()
+            connection, _target = await target.answer(exchange, request, body, guard, worker.timeouts)
             answer = connection.head
             assert answer is not None  # noqa: S101 - the request was sent, so the head is here
             await relay(connection, answer_lines(answer.headers), self._reply, guard, worker.timeouts, watch)

@@ -15,7 +15,7 @@ from bridgeserver.bodies import convert, read
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.status import ProviderStatus, ReloadStatus
-from bridgeserver.store.stored import KeyChange, ProviderChanges, ProviderFields, StoredProvider
+from bridgeserver.store.stored import GivenSettings, KeyChange, ProviderChanges, ProviderFields, StoredProvider
 
 View = dict[str, Any]
 """A provider as the answers show it."""
@@ -45,16 +45,6 @@ class Patch(Struct, frozen=True, kw_only=True):
     display_name: str | UnsetType = UNSET
     icon: str | UnsetType = UNSET
     settings: Any = UNSET
-
-
-class SettingsBody(Struct, frozen=True, kw_only=True):
-    """The member `settings` of either; what is omitted has its default, or stays."""
-
-    auth: str | UnsetType = UNSET
-    extra_headers: dict[str, str] | UnsetType = UNSET
-    query: dict[str, str] | UnsetType = UNSET
-    shared_state: bool | UnsetType = UNSET
-    allow_link_local: bool | UnsetType = UNSET
 
 
 class ProviderStore(Protocol):
@@ -124,7 +114,7 @@ class Catalog:
     def create(self, body: bytes, actor: str) -> str:
         """Store a provider and return its name."""
         given = convert(read(body), NewProvider)
-        settings = {} if given.settings is None else _given(convert(given.settings, SettingsBody, "body: settings"))
+        settings = {} if given.settings is None else _given(convert(given.settings, GivenSettings, "body: settings"))
         fields = ProviderFields(
             type=given.type,
             name=given.name,
@@ -190,7 +180,7 @@ def _changes(given: dict[str, Any]) -> ProviderChanges:
         places = [f"body: api_keys[{index}]" for index in range(len(given["api_keys"]))]
         keys = zip(given["api_keys"], places, strict=True)
         given["api_keys"] = tuple(convert(item, KeyChange, place) for item, place in keys)
-    return ProviderChanges(**given, **_given(convert(settings, SettingsBody, "body: settings")))
+    return ProviderChanges(**given, **_given(convert(settings, GivenSettings, "body: settings")))
 
 
 def _stored_view(stored: StoredProvider, found: ProviderStatus | None, status: ReloadStatus) -> View:

@@ -71,6 +71,8 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     """Why it is not ready, or nothing."""
     counters: dict[str, int]
     gauges: dict[str, int]
+    states: dict[str, float] = {}
+    """Of what each worker sees in its own way, so that the highest is what counts."""
 
 
 class Asked(msgspec.Struct, frozen=True, tag=True):
@@ -143,15 +145,21 @@ class ControlServer:
         """Return the last report of each worker."""
         return list(self._latest.values())
 
-    def totals(self) -> Counter[str]:
-        """Return the counters summed over all workers, those that are gone included, and the gauges of the others."""
+    def totals(self) -> Mapping[str, float]:
+        """Return what the workers have reported, in one.
+
+        Counters are summed over all, those that are gone included, gauges over the others; the highest state counts.
+        """
         with self._reported:
             total = self._gone.copy()
             reports = self.workers()
+        states: dict[str, float] = {}
         for report in reports:
             total.update(report.counters)
             total.update(report.gauges)
-        return total
+            for name, state in report.states.items():
+                states[name] = max(state, states.get(name, 0.0))
+        return dict(total) | states
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -20,7 +20,10 @@ BridgeError
 ├── UpstreamError         the provider is at fault
 │   ├── Unreachable            502
 │   ├── BadResponse            502
+│   ├── KeysRefused            502: none of the gateway's own keys is accepted, and a retry cannot help
 │   └── UpstreamTimeout        504
+├── KeysRateLimited       429, with Retry-After
+├── CircuitOpen           503, with Retry-After
 ├── Overloaded            503, with Retry-After
 │   └── NotRecordable          503: the journal or the store cannot take the record
 ├── ProviderDisabled      503, and a retry cannot help
@@ -39,7 +42,7 @@ class BridgeError(Exception):
 
     status: ClassVar[int] = 500
     error_type: ClassVar[ErrorType] = "server_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     should_retry: ClassVar[bool | None] = None
     """What `x-should-retry` says to an SDK; None leaves the choice to its own rules."""
 
@@ -162,11 +165,40 @@ class BadResponse(UpstreamError):
     """The provider's answer broke off, or is not HTTP."""
 
 
+class KeysRefused(UpstreamError):
+    """The provider accepts none of the keys that the gateway holds for it; that is nothing a client can mend."""
+
+    error_type: ClassVar[ErrorType] = "unauthorized"
+    should_retry: ClassVar[bool | None] = False
+
+
 class UpstreamTimeout(UpstreamError):
     """The provider was silent for too long."""
 
     status = 504
     error_type: ClassVar[ErrorType] = "timeout"
+
+
+class KeysRateLimited(BridgeError):
+    """All keys that the gateway holds for a provider have reached its limits."""
+
+    status = 429
+    error_type: ClassVar[ErrorType] = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CircuitOpen(BridgeError):
+    """The provider has failed too often in a row; it is left alone for a while."""
+
+    status = 503
+    error_type: ClassVar[ErrorType] = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(BridgeError):

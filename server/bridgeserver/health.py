@@ -13,6 +13,7 @@ import structlog
 
 from bridgecore import Reply, Request, write_lines
 from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
+from bridgeserver.credential import bearer_token
 from bridgeserver.errors import (
     BodyTooLarge,
     BridgeError,
@@ -23,7 +24,6 @@ from bridgeserver.errors import (
 )
 from bridgeserver.headers import Pairs
 from bridgeserver.identity import Caller
-from bridgeserver.providers.provider import bearer_token
 from bridgeserver.request import Network, check_unbroken, client_address
 from bridgeserver.tokens import redact
 

@@ -15,9 +15,9 @@ import structlog
 
 from bridgecore import Cache, FlightGroup, Request, values_with
 from bridgeserver import tokens
+from bridgeserver.credential import bearer_token
 from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
-from bridgeserver.providers.provider import bearer_token
 from bridgeserver.store.reader import Reader
 
 log = structlog.get_logger("bridgecore")

@@ -5,19 +5,20 @@ from typing import NamedTuple
 
 from bridgecore import Connection, Guard, Reply, Request, uuid7
 from bridgeserver.account import Account, read_along
-from bridgeserver.bridge import RequestBridge
+from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
-from bridgeserver.errors import BridgeError, ClientClosed, Ended
+from bridgeserver.errors import BridgeError, CircuitOpen, ClientClosed, Ended, KeysRateLimited, UpstreamTimeout
 from bridgeserver.headers import answer_lines
+from bridgeserver.identity import Caller
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Budget
 from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol
-from bridgeserver.providers import Credential, Provider
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, relay
+from bridgeserver.target import Target
 from bridgeserver.upstream import Exchange
 
 ID_LINE = b"x-bridge-interception-id: %b\r\n"
@@ -39,47 +40,46 @@ class Interception:
     def __init__(
         self,
         means: Means,
-        bridge: RequestBridge,
-        provider: Provider,
+        caller: Caller,
+        target: Target,
         protocol: Protocol,
         request: Request,
         facts: Facts,
     ) -> None:
         self.id = uuid7()
         self._means = means
-        self._bridge = bridge
-        self._provider = provider
+        self._caller = caller
+        self._target = target
+        self._recorded_credential = target.credential
         self._protocol = protocol
         self._request = request
         self._facts = facts
         self._account: Account | None = None
+        self._circuit: Circuit | None = None
         self._asked_for_usage = False
         self._claimed: tuple[str, ...] = ()
 
-    async def run(
-        self,
-        head: bytes,
-        body: bytes,
-        credential: Credential,
-        reply: Reply,
-        guard: Guard,
-        *,
-        asked_for_usage: bool,
-    ) -> None:
-        """Record the request, send *head* and *body*, relay the answer, and record how it ended.
+    async def run(self, body: bytes, reply: Reply, guard: Guard, *, asked_for_usage: bool) -> None:
+        """Record the request, send it with *body*, relay the answer, and record how it ended.
 
         Raises the BridgeError that the client is to be told of, if nothing was sent to it yet. Otherwise a
         broken answer is left without its end, which aborts the connection.
         """
         self._asked_for_usage = asked_for_usage
-        recorder = Recorder(self._means.journal, self._record(credential))
-        exchange = self._bridge.generation.upstream(self._provider.origin).exchange()
-        exchange.prepare(head, body)
+        target = self._target
+        recorder = Recorder(self._means.journal, self._record())
+        exchange = target.exchange()
+        try:
+            turn = self._enter_circuit()
+        except CircuitOpen as error:
+            recorder.begin(self._facts.prompt, _send_nothing)
+            self._end(recorder, reply, exchange, error)
+            raise
+        exchange.prepare(target.request_head(self._request, body), body)
         recorder.begin(self._facts.prompt, exchange.start)  # it leaves in the turn in which it was written down
         try:
             with guard, exchange:
-                guard.expect(self._means.timeouts.upstream_s, self._means.timeouts.upstream_error)
-                connection = await exchange.answered()
+                connection = await self._answer(exchange, body, guard, turn)
                 await self._relay(connection, recorder, reply, guard)
         except BridgeError as error:
             can_add_event = self._account is not None and self._account.is_between_events
@@ -94,6 +94,31 @@ class Interception:
             raise
         else:
             self._end(recorder, reply, exchange, None)
+
+    def _enter_circuit(self) -> int:
+        """Return the turn of the circuit, 0 without a breaker. Raises CircuitOpen."""
+        breaker = self._target.provider.breaker
+        if breaker is None:
+            return 0
+        self._circuit = breaker.circuit(self._target.route.path, self._facts.model)
+        return self._circuit.enter()
+
+    async def _answer(self, exchange: Exchange, body: bytes, guard: Guard, turn: int) -> Connection:
+        """Return the connection that holds the head of the answer; tell the circuit what it was."""
+        status: int | None = None
+        try:
+            connection, self._target = await self._target.answer(
+                exchange, self._request, body, guard, self._means.timeouts
+            )
+            assert connection.head is not None  # noqa: S101 - that is what it was waited for
+            status = connection.head.status
+        except (UpstreamTimeout, KeysRateLimited) as error:
+            status = error.status
+            raise
+        finally:
+            if self._circuit is not None:
+                self._circuit.leave(turn, status)
+        return connection
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = connection.head
@@ -123,7 +148,7 @@ class Interception:
             recorder.finding(found, account.tap.response_id)
         if account.tap.object_ids is not self._claimed:
             self._claimed = account.tap.object_ids
-            self._means.ownership.claim(self._provider.name, self._claimed, self._bridge.caller.user_id)
+            self._means.ownership.claim(self._target.provider.name, self._claimed, self._caller.user_id)
 
     def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
         account = self._account
@@ -143,6 +168,7 @@ class Interception:
                 attempts=exchange.attempts,
                 error_type=error.error_type,
                 error_message=str(error),
+                credential_hint=self._last_hint(),
             )
             return
         failure = account.failure() if account is not None else None
@@ -152,12 +178,19 @@ class Interception:
             attempts=exchange.attempts,
             error_type=failure.error_type if failure else None,
             error_message=failure.message if failure else None,
+            credential_hint=self._last_hint(),
         )
 
-    def _record(self, credential: Credential) -> InterceptionRecord:
+    def _last_hint(self) -> str | None:
+        """Return the hint of the key that served in the end, if it is not the one that was recorded."""
+        credential = self._target.credential
+        return None if credential is self._recorded_credential else credential.hint
+
+    def _record(self) -> InterceptionRecord:
         headers = self._request.headers
         client, session_id = detect(headers.get, self._facts.session_hint)
-        caller, provider, facts = self._bridge.caller, self._provider, self._facts
+        caller, provider, facts = self._caller, self._target.provider, self._facts
+        credential = self._recorded_credential
         return InterceptionRecord(  # in the order of its members: names would cost a microsecond
             self.id,
             caller.user_id,
@@ -176,6 +209,10 @@ class Interception:
             self._means.journal.worker,
             now_us(),
         )
+
+
+def _send_nothing(_failure: BridgeError | None = None) -> None:
+    """Do nothing once the record is kept: the request is refused."""
 
 
 def _status_of(error: BridgeError) -> Status:

@@ -23,11 +23,13 @@ class Family(NamedTuple):
     """Without the prefix, and without the `_total` that every counter gets at its end."""
     kind: Literal["counter", "gauge"]
     help: str
-    label: str | None = None
-    """The label that the part after the dot is the value of: `pool_evicted.cost`."""
+    labels: tuple[str, ...] = ()
+    """The labels whose values are the parts after the dots: `pool_evicted.cost`; the last value may hold dots."""
     scale: float = 1
     """What one unit of the counter is in the unit of the metric."""
 
+
+CIRCUIT = ("provider", "endpoint", "model")
 
 FAMILIES = {
     "interceptions": Family("interceptions", "counter", "Requests that were bridged and recorded."),
@@ -40,12 +42,31 @@ FAMILIES = {
     "pool_build_us": Family("pool_build_seconds", "counter", "Time that was spent on building bridges.", scale=1e-6),
     "pool_added": Family("pool_added", "counter", "Bridges that were put into the pool."),
     "pool_uncached": Family("pool_uncached", "counter", "Bridges that served their waiters and were not kept."),
-    "pool_evicted": Family("pool_evicted", "counter", "Bridges that left the pool, by the reason.", label="cause"),
+    "pool_evicted": Family("pool_evicted", "counter", "Bridges that left the pool, by the reason.", labels=("cause",)),
     "pool_shut_down": Family("pool_shut_down", "counter", "Bridges that were shut down."),
     "pool_forced": Family("pool_forced", "counter", "Shutdowns that were cut off, or failed."),
     "pool_live": Family("pool_live", "gauge", "Bridges in the pool."),
     "pool_leased": Family("pool_leased", "gauge", "Leases that are out."),
     "pool_retired": Family("pool_retired", "gauge", "Bridges that have left the pool and are still leased."),
+    "key_pool_state": Family(
+        "key_pool_state", "gauge", "Central keys in each state, summed over the workers.", ("provider", "state")
+    ),
+    "key_pool_transitions": Family(
+        "key_pool_state_transitions", "counter", "Keys that were found refused or limited.", ("provider", "reason")
+    ),
+    "key_pool_exhaustions": Family(
+        "key_pool_exhaustions", "counter", "Requests for which no key was left.", ("provider", "outcome")
+    ),
+    "circuit_breaker_state": Family(
+        "circuit_breaker_state",
+        "gauge",
+        "Of circuits that have ever opened: 0 closed, 0.5 half-open, 1 open; the highest of all workers.",
+        CIRCUIT,
+    ),
+    "circuit_breaker_trips": Family("circuit_breaker_trips", "counter", "How often a circuit opened.", CIRCUIT),
+    "circuit_breaker_rejects": Family(
+        "circuit_breaker_rejects", "counter", "Requests that a circuit refused.", CIRCUIT
+    ),
 }
 """Every counter of the workers, by its name up to the dot."""
 
@@ -106,12 +127,13 @@ def _counter_families(counters: Mapping[str, float]) -> Iterator[Metric]:
         PREFIX + OTHER, "Counters of the workers that have no metric of their own.", labels=("name",)
     )
     # A counter that has not counted yet is 0 and not absent: rates and alerts need a first value.
-    unlabelled = {name: 0.0 for name, family in FAMILIES.items() if family.label is None}
+    unlabelled = {name: 0.0 for name, family in FAMILIES.items() if not family.labels}
     for name, value in sorted((unlabelled | dict(counters)).items()):
         base, dot, rest = name.partition(".")
         family = FAMILIES.get(base)
-        if family is not None and bool(dot) == (family.label is not None):
-            found[base].add_metric((rest,) if family.label else (), value * family.scale)
+        values = rest.split(".", len(family.labels) - 1) if family is not None and dot else []
+        if family is not None and len(values) == len(family.labels):
+            found[base].add_metric(values, value * family.scale)
         else:
             others.add_metric((name,), value)
     yield from found.values()
@@ -120,4 +142,4 @@ def _counter_families(counters: Mapping[str, float]) -> Iterator[Metric]:
 
 def _metric(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    return kind(PREFIX + family.name, family.help, labels=() if family.label is None else (family.label,))
+    return kind(PREFIX + family.name, family.help, labels=family.labels)

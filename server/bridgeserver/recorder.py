@@ -89,11 +89,16 @@ class Recorder:
         attempts: int,
         error_type: ErrorType | None = None,
         error_message: str | None = None,
+        credential_hint: str | None = None,
     ) -> None:
         """Keep how it ended."""
         if error_message is not None:
             error_message, _ = clip(error_message, 1024)
-        self._last.append(InterceptionEnd(self.id, status, http_status, error_type, error_message, attempts, now_us()))
+        self._last.append(
+            InterceptionEnd(
+                self.id, status, http_status, error_type, error_message, attempts, now_us(), credential_hint
+            )
+        )
         self._journal.end(self._last)
 
     def _next(self) -> int:

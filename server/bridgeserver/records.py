@@ -124,6 +124,7 @@ class InterceptionEnd(Record, frozen=True, tag="end"):
     error_message: str | None
     attempts: int  # requests that were sent to a provider
     ended_at: int
+    credential_hint: str | None = None  # of the central key that served, where it is not the one it began with
 
 
 class ProviderObject(Record, frozen=True, tag="object"):

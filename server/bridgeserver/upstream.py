@@ -14,6 +14,9 @@ from bridgeserver.errors import BadResponse, BridgeError, Overloaded, Unreachabl
 IDLE_S = 50.0
 """Below the 60 to 75 s after which common servers close an idle connection."""
 
+DROPPED_BYTES = 64 << 10
+"""What is read of an answer that nobody gets, so that its connection can be used again."""
+
 
 class Origin(NamedTuple):
     """Where connections go to."""
@@ -104,6 +107,27 @@ class Exchange:
         connection = await self._upstream.acquire_new()
         self._write(connection)
         return await self._read_head(connection)
+
+    async def again(self, head: bytes, body: bytes) -> Connection:
+        """Send another request in place of the one that was answered, and return what `answered` does.
+
+        The rest of that answer is read and dropped, as far as that is cheaper than another connection.
+        """
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - the request was answered
+        dropped = 0
+        with suppress(ConnectionError, ValueError):
+            while not connection.complete and dropped < DROPPED_BYTES:
+                dropped += len(connection.take())
+                if not (connection.complete or connection.has_bytes):
+                    await connection.wait()
+            connection.take()
+        self._upstream.release(connection)
+        self._connection = None
+        self._turn = self._upstream.loop.create_future()
+        self.prepare(head, body, is_head_request=self._request[2])
+        self.start()
+        return await self.answered()
 
     def _write(self, connection: Connection) -> None:
         self._connection = connection

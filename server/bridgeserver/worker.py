@@ -149,7 +149,7 @@ class Worker:
         if snapshot.number <= self.generation.number:
             return  # one that was on its way when this worker connected, and was given a later one
         try:
-            providers = build(snapshot.providers)
+            providers = build(snapshot.providers, self.generation.providers, self.counters)
         except BridgeError:
             log.exception("generation_refused", number=snapshot.number)
             return
@@ -178,7 +178,13 @@ class Worker:
         }
         counters |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
         gauges = {"pool_live": stats.live, "pool_leased": stats.leased, "pool_retired": stats.retired}
-        return Report(os.getpid(), self.generation.number, self.unready_reason, counters, gauges)
+        states: dict[str, float] = {}
+        for name, provider in self.generation.providers.items():
+            if provider.keys is not None:
+                gauges |= {f"key_pool_state.{name}.{state}": count for state, count in provider.keys.states().items()}
+            if provider.breaker is not None:
+                states |= {f"circuit_breaker_state.{name}": state for name, state in provider.breaker.states().items()}
+        return Report(os.getpid(), self.generation.number, self.unready_reason, counters, gauges, states)
 
     async def _sweep(self) -> None:
         while True:

@@ -20,6 +20,8 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from
 Size = Annotated[int, Meta(ge=1024, le=1 << 40, description="bytes, from 1024 to 2^40")]
 HeadSize = Annotated[int, Meta(ge=1024, le=128 << 10, description="bytes, from 1024 to 131072")]
 JournalSize = Annotated[int, Meta(ge=1 << 20, le=1 << 50, description="bytes, from 1048576 to 2^50")]
+Failures = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000; 0 is off")]
+Probes = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, more than 0 and at most 86400")]
 Pause = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86400")]
 
@@ -183,6 +185,10 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = {}
     shared_state: Switch = False
     allow_link_local: Switch = False
+    breaker_failures: Failures = 0
+    breaker_interval_s: Pause = 10.0
+    breaker_timeout_s: Seconds = 30.0
+    breaker_probes: Probes = 3
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,24 +4,38 @@ Nothing here does I/O: a `Provider` is built once from the configuration and tur
 head of an upstream request.
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import ConfigError
 from bridgeserver.providers import anthropic, openai
-from bridgeserver.providers.provider import Credential, Provider, Route
+from bridgeserver.providers.provider import Provider, Route
 
-__all__ = ["Credential", "Provider", "Route", "build"]
+__all__ = ["Provider", "Route", "build"]
 
 TYPES = {"anthropic": anthropic.TYPE, "openai": openai.TYPE}
 
 
-def build(configs: tuple[ProviderConfig, ...]) -> dict[str, Provider]:
+def build(
+    configs: tuple[ProviderConfig, ...],
+    before: Mapping[str, Provider] | None = None,
+    counters: Counter[str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Provider]:
     """Return the providers by their name, which is the first segment of their paths.
 
-    Raises ConfigError if two have the same.
+    One whose configuration is as it was *before* stays what it is: what its keys have met with is not forgotten because
+    something else was changed. Raises ConfigError if two have the same name.
     """
     counts = Counter(config.name for config in configs)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ConfigError([f"providers: found {name!r} twice, expected a name of its own for each" for name in twice])
-    return {config.name: Provider(config, TYPES[config.type]) for config in configs}
+    providers: dict[str, Provider] = {}
+    for config in configs:
+        same = before.get(config.name) if before else None
+        if same is None or same.config != config:
+            same = Provider(config, TYPES[config.type], counters, clock)
+        providers[config.name] = same
+    return providers

@@ -1,13 +1,18 @@
 """What a provider is, whatever its type."""
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
 from bridgecore import write_lines
+from bridgeserver.breaker import Breaker, Rules
 from bridgeserver.config import ProviderConfig
+from bridgeserver.credential import CREDENTIAL_HEADERS, Credential, bearer_token
 from bridgeserver.errors import NotFound, ProviderDisabled, Unauthorized
 from bridgeserver.headers import Headers, Pairs, held_back, request_lines
+from bridgeserver.keypool import KeyPool
 from bridgeserver.protocols import Protocol
 from bridgeserver.secret import hint
 from bridgeserver.upstream import Origin
@@ -16,8 +21,6 @@ READ = frozenset({"GET", "HEAD"})
 MAKE = frozenset({"POST"})
 NOTHING: frozenset[str] = frozenset()
 MANAGE = frozenset({"GET", "HEAD", "POST", "DELETE"})
-
-CREDENTIAL_HEADERS = {"bearer": b"authorization", "x-api-key": b"x-api-key", "api-key": b"api-key"}
 
 
 class ProviderType(NamedTuple):
@@ -46,20 +49,18 @@ class Route(NamedTuple):
     creates_object: bool
 
 
-class Credential(NamedTuple):
-    """The header that a provider is shown, and what may be recorded of it."""
-
-    name: bytes
-    value: bytes
-    kind: Literal["centralized", "byok"]
-    hint: str
-
-
 class Provider:
-    """One configured provider; immutable."""
+    """One configured provider; nothing of it changes but what its keys and its breaker have met with."""
 
-    def __init__(self, config: ProviderConfig, kind: ProviderType) -> None:
+    def __init__(
+        self,
+        config: ProviderConfig,
+        kind: ProviderType,
+        counters: Counter[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         url = urlsplit(config.base_url)
+        self.config = config
         self.name = config.name
         self.type = kind.name
         self.enabled = config.enabled
@@ -73,15 +74,21 @@ class Provider:
         self._host = url.netloc.encode()
         self._extra_headers = [(name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()]
         self._auth = config.auth
-        self._central = self._central_credential(config)
+        central = _central_credentials(config)
+        self.keys = KeyPool(config.name, central, counters, clock) if central else None
+        self.breaker: Breaker | None = None
+        if config.breaker_failures:
+            rules = Rules(
+                config.breaker_failures, config.breaker_interval_s, config.breaker_timeout_s, config.breaker_probes
+            )
+            self.breaker = Breaker(config.name, rules, counters, clock)
         replaced = [name for name, _value in self._extra_headers]
         self._held_back = held_back(is_central=True, replaced=replaced)
         self._held_back_from_byok = held_back(is_central=False, replaced=replaced)
         # A head of the routes that matter differs from the next one in little; that part is written once.
-        self._openings: dict[str, bytes] = {}
-        if self._central is not None:
-            for path in kind.bridged:
-                self._openings[path] = self._opening("POST", path, b"", self._central)
+        self._openings = {
+            (path, key.value): self._opening("POST", path, b"", key) for path in kind.bridged for key in central
+        }
 
     def check_enabled(self) -> None:
         """Raise ProviderDisabled if this provider is switched off."""
@@ -104,10 +111,10 @@ class Provider:
         raise NotFound(f"route not supported: {method} {path}")
 
     def credential(self, headers: Headers, *, is_byok: bool) -> Credential:
-        """Return what to show upstream: the caller's own credential in a BYOK call, else the central key.
+        """Return what to show upstream: the caller's own credential in a BYOK call, else a central key.
 
         Raises Unauthorized where there is neither, and where the caller's own cannot be read: it must not be
-        the central key that pays for a mistyped one.
+        the central key that pays for a mistyped one. Raises KeysRateLimited or KeysRefused while all keys rest.
         """
         own = self._own_credential(headers) if is_byok else None
         if is_byok and own is None and any(headers.get(name) for name in CREDENTIAL_HEADERS.values()):
@@ -116,20 +123,21 @@ class Provider:
                 + ("`X-Api-Key: …` or " if self.type == "anthropic" else "")
                 + "`Authorization: Bearer …`",
             )
-        credential = own or self._central
-        if credential is None:
+        if own is not None:
+            return own
+        if self.keys is None:
             raise Unauthorized(
                 f'AI provider "{self.name}" has no central key: send the gateway key as X-Bridge-Token '
                 "and your own provider key beside it",
             )
-        return credential
+        return self.keys.first()
 
     def request_head(
         self, method: str, route: Route, query: bytes, headers: Pairs, credential: Credential, body_bytes: int
     ) -> bytes:
         """Return the head of the upstream request, with its blank line."""
         is_central = credential.kind == "centralized"
-        opening = None if query or not is_central else self._openings.get(route.path)
+        opening = None if query or not is_central else self._openings.get((route.path, credential.value))
         if opening is None:
             opening = self._opening(method, route.path, query, credential)
         lines = request_lines(headers, self._held_back if is_central else self._held_back_from_byok)
@@ -167,15 +175,6 @@ class Provider:
             return Credential(b"authorization", value, "byok", hint(token))
         return None
 
-    def _central_credential(self, config: ProviderConfig) -> Credential | None:
-        if config.auth == "none":
-            return Credential(b"", b"", "centralized", "")
-        if not config.keys:
-            return None
-        secret = config.keys[0].reveal()
-        value = f"Bearer {secret}" if config.auth == "bearer" else secret
-        return Credential(CREDENTIAL_HEADERS[config.auth], value.encode(), "centralized", hint(secret))
-
     def _object_id(self, below: str) -> str | None:
         for subtree in self._kind.owned:
             if below.startswith(subtree):
@@ -183,7 +182,9 @@ class Provider:
         return None
 
 
-def bearer_token(value: bytes) -> str | None:
-    """Return the token of an `Authorization` value: exactly two fields, the first `bearer` in any case."""
-    fields = value.decode("latin-1").split()
-    return fields[1] if len(fields) == 2 and fields[0].lower() == "bearer" else None
+def _central_credentials(config: ProviderConfig) -> list[Credential]:
+    if config.auth == "none":
+        return [Credential(b"", b"", "centralized", "")]
+    secrets = [key.reveal() for key in config.keys]
+    name, scheme = CREDENTIAL_HEADERS[config.auth], "Bearer " if config.auth == "bearer" else ""
+    return [Credential(name, f"{scheme}{secret}".encode(), "centralized", hint(secret)) for secret in secrets]

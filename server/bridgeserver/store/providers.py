@@ -21,7 +21,7 @@ from bridgeserver.secret import Secret, hint
 from bridgeserver.store import auditing, revisions, settings
 from bridgeserver.store.instants import iso
 from bridgeserver.store.schema import provider_keys, provider_overrides, providers
-from bridgeserver.store.settings import SWITCHES, TABLES, Settings
+from bridgeserver.store.settings import PLAIN, TABLES, Settings
 from bridgeserver.store.stored import (
     KeyChange,
     LoadedProviders,
@@ -60,9 +60,8 @@ def create(connection: Connection, vault: Vault, fields: ProviderFields, actor: 
         raise Conflict(f"a stored provider is named {name!r} already: change that one, or choose another name")
     revisions.advance(connection, revisions.CONFIG)
     provider_id, now = uuid7(), now_us()
-    sealed: Values = {table: settings.seal(vault, provider_id, table, values[table]) for table in TABLES}
-    switches = {switch: values[switch] for switch in SWITCHES}
-    column = Settings(**switches, **sealed)
+    sealed = {table: settings.seal(vault, provider_id, table, values[table]) for table in TABLES}
+    column = Settings({member: values[member] for member in PLAIN}, sealed)
     kept = {member: values[member] for member in ("name", "type", "enabled", "base_url")}
     row = labels | kept | {"settings": settings.write(column), "created_at": now, "updated_at": now}
     connection.execute(insert(providers).values(id=provider_id, **row))
@@ -86,9 +85,8 @@ def change(
     if items is not None:
         mistakes += _item_mistakes(row.name, items, keys, vault)
         given["keys"] = [item.api_key.reveal() for item in items if isinstance(item.api_key, Secret)]
-    before = settings.read(row.settings) if given.keys() & {"base_url", *SWITCHES, *TABLES} else None
-    switches = {name: getattr(before, name) for name in SWITCHES} if before else {}
-    current = {"name": row.name, "type": row.type, "base_url": row.base_url, **switches}
+    before = settings.read(row.settings) if given.keys() & {"base_url", *PLAIN, *TABLES} else None
+    current = {"name": row.name, "type": row.type, "base_url": row.base_url, **(before.plain if before else {})}
     values = _checked(row.name, current | given, mistakes)
     new: Values = {name: values[name] for name in ("enabled", "base_url") if name in given} | labels
     if before is not None:
@@ -180,11 +178,11 @@ def load(connection: Connection, vault: Vault) -> LoadedProviders:
 def _opened(row: ProviderRow, keys: Sequence[KeyRow], vault: Vault) -> ProviderConfig:
     column = settings.read(row.settings)
     members = {name: getattr(row, name) for name in ("name", "type", "base_url", "enabled")}
-    members |= {name: getattr(column, name) for name in SWITCHES}
+    members |= column.plain
     if row.enabled:
         members["keys"] = [vault.open(key.sealed, key.id) for key in keys]
         for name in TABLES:
-            members[name] = settings.open_table(vault, row.id, name, getattr(column, name))
+            members[name] = settings.open_table(vault, row.id, name, column.tables[name])
     return ProviderConfig(**_checked(row.name, members, [], source="store"))
 
 
@@ -242,16 +240,16 @@ def _may_open(vault: Vault, key: KeyRow) -> str | None:
 def _changed_settings(
     vault: Vault, provider_id: str, before: Settings, values: Values, given: Collection[str]
 ) -> Settings:
-    changes = {name: values[name] for name in SWITCHES}
+    tables = dict(before.tables)
     for name in TABLES:
         if name in given and not _is_same_table(vault, provider_id, name, before, values[name]):
-            changes[name] = settings.seal(vault, provider_id, name, values[name])
-    return msgspec.structs.replace(before, **changes)
+            tables[name] = settings.seal(vault, provider_id, name, values[name])
+    return Settings({name: values[name] for name in PLAIN}, tables)
 
 
 def _is_same_table(vault: Vault, provider_id: str, name: str, before: Settings, table: Mapping[str, str]) -> bool:
     try:
-        return settings.open_table(vault, provider_id, name, getattr(before, name)) == table
+        return settings.open_table(vault, provider_id, name, before.tables[name]) == table
     except SealError:
         return False
 

@@ -1,11 +1,11 @@
-"""The settings of a stored provider: a JSON text whose switches can be read, and whose tables are sealed.
+"""The settings of a stored provider: a JSON text whose plain members can be read, and whose tables are sealed.
 
 Headers and parameters may be secrets of a proxy in between. Each table is sealed whole, beside what may be shown of
 it, and opens in its own row and place only.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -13,9 +13,10 @@ from msgspec import Struct
 from bridgeserver.errors import InvalidMembers, SealError
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import hint
+from bridgeserver.store.stored import GivenSettings
 
 TABLES = ("extra_headers", "query")
-SWITCHES = ("auth", "shared_state", "allow_link_local")
+PLAIN = tuple(name for name in GivenSettings.__struct_fields__ if name not in TABLES)
 
 
 class SealedTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,28 +26,33 @@ class SealedTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sealed: str = ""
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the column holds."""
+class Settings(NamedTuple):
+    """What the column holds: the plain members that were known when it was written, and every table."""
 
-    auth: str
-    shared_state: bool
-    allow_link_local: bool
-    extra_headers: SealedTable = SealedTable()
-    query: SealedTable = SealedTable()
+    plain: dict[str, Any]
+    tables: dict[str, SealedTable]
 
 
 def read(text: str) -> Settings:
     """Return the settings in a column; raises InvalidMembers, which shows nothing of them."""
     try:
-        return msgspec.json.decode(text, type=Settings)
+        members = msgspec.json.decode(text, type=dict[str, Any])
+        tables = {name: msgspec.convert(members.pop(name, {}), SealedTable) for name in TABLES}
+        if members.keys() <= set(PLAIN):
+            return Settings(members, tables)
     except (msgspec.MsgspecError, TypeError) as exc:
-        mistake = "settings: found a text that cannot be read, expected an object: remove the provider and add it again"
-        raise InvalidMembers([mistake]) from exc
+        raise _unreadable() from exc
+    raise _unreadable()
 
 
 def write(settings: Settings) -> str:
     """Return settings as the text for their column."""
-    return msgspec.json.encode(settings).decode()
+    return msgspec.json.encode(settings.plain | settings.tables).decode()
+
+
+def _unreadable() -> InvalidMembers:
+    mistake = "settings: found a text that cannot be read, expected an object: remove the provider and add it again"
+    return InvalidMembers([mistake])
 
 
 def seal(vault: Vault, provider_id: str, name: str, table: Mapping[str, str]) -> SealedTable:
@@ -74,5 +80,4 @@ def shown(text: str) -> dict[str, Any]:
         settings = read(text)
     except InvalidMembers:
         return {}
-    tables = {"extra_headers": settings.extra_headers.masked, "query": settings.query.masked}
-    return {name: getattr(settings, name) for name in SWITCHES} | tables
+    return settings.plain | {name: table.masked for name, table in settings.tables.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, bindparam, case, select, update
+from sqlalchemy import Connection, Table, Text, bindparam, case, func, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.dml import UpdateBase
@@ -69,9 +69,15 @@ _INSERTS: dict[type[AnyRecord], _Insert] = {
 
 _IS_OPEN = interceptions.c.ended_at.is_(None)
 
-_END_COLUMNS = [*InterceptionEnd.__struct_fields__[1:], "end_batch"]
+_END_COLUMNS = [*InterceptionEnd.__struct_fields__[1:-1], "end_batch"]
 
-_END = _sql(update(interceptions).where(interceptions.c.id == bindparam("interception_id"), _IS_OPEN), _END_COLUMNS)
+# The statement sets columns in their order in the table, so the hint comes first.
+_END = _sql(
+    update(interceptions)
+    .where(interceptions.c.id == bindparam("interception_id"), _IS_OPEN)
+    .values(credential_hint=func.coalesce(bindparam("last_hint", type_=Text), interceptions.c.credential_hint)),
+    ["credential_hint", *_END_COLUMNS],
+)
 
 _ENDED = _sql(insert(interceptions).on_conflict_do_nothing(), [*Interception.__struct_fields__, *_END_COLUMNS])
 """Most requests begin and end within a batch: one statement stores both, and touches the indexes once."""
@@ -102,8 +108,11 @@ def _apply_ends(
     """Store *ends*, and those of *begun* that they end; return how much was new, and the rest of *begun*."""
     batch = revisions.advance(connection, revisions.ENDS)
     first: dict[str, Row] = {}
+    hints: dict[str, str] = {}
     for end in ends:
-        first.setdefault(end.interception_id, (*msgspec.structs.astuple(end)[1:], batch))
+        _id, *values, hint = msgspec.structs.astuple(end)
+        if first.setdefault(end.interception_id, row := (*values, batch)) is row and hint is not None:
+            hints[end.interception_id] = hint
     whole: list[Row] = []
     still_open: list[Interception] = []
     for interception in begun:
@@ -111,14 +120,16 @@ def _apply_ends(
         if end_row is None:
             still_open.append(interception)
         else:
-            whole.append(msgspec.structs.astuple(interception) + end_row)
+            hint = hints.get(interception.id, interception.credential_hint)
+            last = msgspec.structs.replace(interception, credential_hint=hint)
+            whole.append(msgspec.structs.astuple(last) + end_row)
     added = _run(connection, _ENDED, whole)
     changed = 2 * added
     if added == len(whole):
         # What was added is ended; an update would only look for it again.
         for row in whole:
             first.pop(row[0], None)
-    return changed + _run(connection, _END, [(*row, id_) for id_, row in first.items()]), still_open
+    return changed + _run(connection, _END, [(hints.get(id_), *row, id_) for id_, row in first.items()]), still_open
 
 
 def interrupt(connection: Connection, worker: str, ended_at: int) -> int:

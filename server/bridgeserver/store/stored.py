@@ -35,7 +35,24 @@ class StoredProvider(Struct, frozen=True, kw_only=True):
     updated_at: str
 
 
-class ProviderFields(Struct, frozen=True, kw_only=True):
+class GivenSettings(Struct, frozen=True, kw_only=True):
+    """What somebody says of a provider beside its name, its place and its keys.
+
+    What is not given has its default, or stays. Tables are given whole.
+    """
+
+    auth: str | UnsetType = UNSET
+    extra_headers: dict[str, str] | UnsetType = UNSET
+    query: dict[str, str] | UnsetType = UNSET
+    shared_state: bool | UnsetType = UNSET
+    allow_link_local: bool | UnsetType = UNSET
+    breaker_failures: int | UnsetType = UNSET
+    breaker_interval_s: float | UnsetType = UNSET
+    breaker_timeout_s: float | UnsetType = UNSET
+    breaker_probes: int | UnsetType = UNSET
+
+
+class ProviderFields(GivenSettings, frozen=True, kw_only=True):
     """A provider to be made; base URL and auth follow from the type if they are not given. Keys are literals."""
 
     type: str
@@ -45,11 +62,6 @@ class ProviderFields(Struct, frozen=True, kw_only=True):
     enabled: bool = True
     display_name: str = ""
     icon: str = ""
-    auth: str | UnsetType = UNSET
-    extra_headers: dict[str, str] = {}
-    query: dict[str, str] = {}
-    shared_state: bool = False
-    allow_link_local: bool = False
 
 
 class KeyChange(Struct, frozen=True, kw_only=True):
@@ -59,7 +71,7 @@ class KeyChange(Struct, frozen=True, kw_only=True):
     api_key: Secret | UnsetType = UNSET
 
 
-class ProviderChanges(Struct, frozen=True, kw_only=True):
+class ProviderChanges(GivenSettings, frozen=True, kw_only=True):
     """What is to be different; what is not given stays. Lists and tables are given whole."""
 
     base_url: str | UnsetType = UNSET
@@ -67,11 +79,6 @@ class ProviderChanges(Struct, frozen=True, kw_only=True):
     enabled: bool | UnsetType = UNSET
     display_name: str | UnsetType = UNSET
     icon: str | UnsetType = UNSET
-    auth: str | UnsetType = UNSET
-    extra_headers: dict[str, str] | UnsetType = UNSET
-    query: dict[str, str] | UnsetType = UNSET
-    shared_state: bool | UnsetType = UNSET
-    allow_link_local: bool | UnsetType = UNSET
 
 
 class ProviderError(Struct, frozen=True, kw_only=True):
