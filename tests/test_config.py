@@ -286,7 +286,10 @@ def test_tables_in_variables(read: Read) -> None:
         ('server = "x"', "server: found a value, expected a table: write [server] above its options"),
         ("[providers]", "providers: found no list of tables, expected one: write [[providers]] above each"),
         ('[[providers]]\ntype = "openai"', "providers[0].name: found nothing, expected lower-case letters"),
-        ('[[providers]]\nname = "mine"', 'providers[0].type: found nothing, expected "anthropic" or "openai"'),
+        (
+            '[[providers]]\nname = "mine"',
+            'providers[0].type: found nothing, expected "anthropic", "openai" or "copilot"',
+        ),
         (provider(name="A"), 'providers[0].name: found "A", expected lower-case letters'),
         (provider(name="a-"), 'providers[0].name: found "a-", expected lower-case letters'),
         (provider(name="a\\n"), 'providers[0].name: found "a\\n", expected lower-case letters'),
@@ -299,12 +302,13 @@ def test_mistakes_in_values(mistakes: Mistakes, text: str, mistake: str) -> None
     assert found.startswith(f"bridgecore.toml: {mistake}")
 
 
-@pytest.mark.parametrize("kind", ["copilot", "bedrock"])
-def test_types_to_come(mistakes: Mistakes, kind: str) -> None:
-    """A provider type that is planned is refused as such."""
-    (found,) = mistakes(f'[[providers]]\nname = "x"\ntype = "{kind}"')
-    assert found.startswith(f'bridgecore.toml: providers[0].type: found "{kind}"')
-    assert '"copilot" and "bedrock" are not in this version yet' in found
+def test_what_copilot_cannot_have(mistakes: Mistakes) -> None:
+    """Every caller of Copilot brings his own token, as a bearer token."""
+    found = mistakes('[[providers]]\nname = "x"\ntype = "copilot"\nkeys = ["a"]\nauth = "x-api-key"')
+    assert [line.partition(": ")[2] for line in found] == [
+        "providers[0].keys: found a key, expected none: every caller of Copilot brings his own token",
+        'providers[0].auth: found "x-api-key", expected "bearer", which is all that Copilot takes',
+    ]
 
 
 # URLs and hosts

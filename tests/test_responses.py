@@ -107,8 +107,35 @@ def test_object_ids(members: dict[str, Any], ids: tuple[str, ...]) -> None:
     assert RESPONSES.facts(encoded(**members)).object_ids == ids
 
 
+@pytest.mark.parametrize(
+    ("item", "ids"),
+    [
+        ('{"type":"item_reference","id":"msg_1"}', ("msg_1",)),
+        ('{"id":"msg_1"}', ("msg_1",)),
+        ('{"type":null,"id":"msg_1"}', ("msg_1",)),
+        ('{"\\u0069d":"msg_1","type":"item_re\\u0066erence"}', ("msg_1",)),
+        ('{"type":"message","type":"item_reference","id":"a","id":"b"}', ("a", "b")),
+        ('{"type":"item_reference","type":"message","id":"a"}', ("a",)),
+        ('{"type":"message","role":"assistant","id":"msg_1","content":[]}', ()),
+        ('{"role":"user","id":"msg_1","content":"x"}', ()),
+        ('{"type":"function_call_output","id":"fc_1","call_id":"c","output":"x"}', ()),
+        ('{"type":"item_reference","id":1}', ()),
+        ('{"type":"item_reference"}', ()),
+        ('"id"', ()),
+        ('{"type":"reasoning","content":[{"id":"x","type":"item_reference"}]}', ()),
+        ('{"type":"item_reference","id":"msg_1","x":"\\ud800"}', ("msg_1",)),
+    ],
+)
+def test_references_to_stored_items(item: str, ids: tuple[str, ...]) -> None:
+    """Whatever a provider might take for a reference is one, wherever it stands in the input."""
+    for body in (f'{{"input":[{item}]}}', f'{{"input":["x", {item} ,{{"role":"user","content":"id"}}]}}'):
+        assert RESPONSES.facts(body.encode()).object_ids == ids
+    twice = f'{{"input":[{item}],"input":"hello"}}'
+    assert RESPONSES.facts(twice.encode()).object_ids == ids
+
+
 NAMES = ["role", "content", "type", "text", "call_id", "id"]
-WORDS = ["user", "input_text", "function_call_output", "message"]
+WORDS = ["item_reference", "user", "input_text", "function_call_output", "message"]
 ANY = values(NAMES, WORDS)
 PARTS = st.lists(
     st.tuples(st.sampled_from(["type", "text"]), st.one_of(st.just("input_text"), texts, scalars)), max_size=3
@@ -118,6 +145,7 @@ ITEM = st.lists(
         st.tuples(st.sampled_from(["role", "type"]), st.one_of(st.sampled_from(WORDS), ANY)),
         st.tuples(st.just("content"), st.one_of(texts, st.lists(PARTS, max_size=3), ANY)),
         st.tuples(st.just("call_id"), ANY),
+        st.tuples(st.just("id"), ANY),
         st.tuples(texts, ANY),
     ),
     max_size=4,
@@ -155,11 +183,18 @@ def plainly_read(value: dict[str, Any]) -> tuple[Any, ...]:
 def plainly_named(body: bytes) -> tuple[str, ...]:
     """Read every id of a stored object that any member of the body names, repeated members included."""
     members: Any = json.loads(body, object_pairs_hook=tuple)  # objects become tuples of pairs, arrays stay lists
-    ids = [value for name, value in members if name == "previous_response_id"]
+    ids: list[Any] = [value for name, value in members if name == "previous_response_id"]
     for conversation in (value for name, value in members if name == "conversation"):
         ids.append(conversation)
         if isinstance(conversation, tuple):
             ids += [value for name, value in cast("Any", conversation) if name == "id"]
+    for asked in (value for name, value in members if name == "input" and isinstance(value, list)):
+        items: list[Any] = [item for item in cast("list[Any]", asked) if isinstance(item, tuple)]
+        for item in items:
+            kinds = [value for name, value in item if name == "type"]
+            is_said = any(name == "role" for name, _value in item)
+            if "item_reference" in kinds or not (any(kinds) or is_said):
+                ids += [value for name, value in item if name == "id"]
     return tuple(storable(found) for found in ids if storable(found))
 
 
@@ -244,7 +279,7 @@ def test_gw_rs9_rs22_stream(named: bool) -> None:
     assert found == FOUND
     assert tap.usage == Usage(129, 44, 11904, 0, {"output_reasoning": 8})
     assert (tap.response_id, tap.complete, tap.failure) == ("resp_1", True, None)
-    assert tap.object_ids == ("resp_1",)
+    assert tap.object_ids == ("resp_1", "fc_1", "ws_1"), "stored items can be referred to"
 
 
 def test_gw_rs2_rs3_rs4_rs22_body() -> None:
@@ -354,6 +389,12 @@ def test_background(status: str) -> None:
 def test_kept_objects(members: dict[str, Any], ids: tuple[str, ...]) -> None:
     """The response is named unless it is not stored; so is its conversation."""
     assert fed(("response.created", {"response": {"id": "resp_1", **members}}))[0].object_ids == ids
+
+
+def test_endless_stored_items() -> None:
+    """The ids of stored items are bounded, and stay behind those of the response."""
+    tap, _ = fed(CREATED, *[done(index, ADD | {"id": f"fc_{index}"}) for index in range(1000)])
+    assert (len(tap.object_ids), tap.object_ids[:2]) == (257, ("resp_1", "fc_0"))
 
 
 def test_endless_items() -> None:

@@ -106,6 +106,7 @@ def test_a_list_and_the_files_show_no_secret(store: Store, tmp_path: Path) -> No
         "auth": "bearer",
         "shared_state": False,
         "allow_link_local": False,
+        "actor_headers": False,
         "breaker_failures": 0,
         "breaker_interval_s": 10.0,
         "breaker_timeout_s": 30.0,
@@ -197,7 +198,7 @@ def test_a_name_is_taken_once(store: Store) -> None:
     [
         ({"name": "A B"}, 'providers."A B".name: found "A B", expected lower-case'),
         ({"name": ""}, 'providers."".name: found ""'),
-        ({"type": "copilot"}, 'type: found "copilot", expected "anthropic" or "openai"'),
+        ({"type": "gemini"}, 'type: found "gemini", expected "anthropic", "openai" or "copilot"'),
         ({"base_url": "api.test"}, "base_url: found"),
         ({"base_url": "ftp://api.test"}, "base_url: found"),
         ({"base_url": "https://me:hunter2@h"}, "base_url: found"),

@@ -11,7 +11,7 @@ from bridgeserver import health
 from bridgeserver.content import decode
 from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding, UpgradeRefused
 from bridgeserver.generation import Generation
-from bridgeserver.headers import answer_lines
+from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
@@ -102,7 +102,10 @@ class Call:
             self._refuse_socket(generation)
         provider, route = generation.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
-        target = Target(generation, provider, route, provider.credential(request.headers, is_byok=presented.is_byok))
+        credential = provider.credential(request.headers, is_byok=presented.is_byok)
+        tells_actor = provider.actor_headers and route.protocol is not None
+        further = actor_lines(caller.user_id, caller.user_name) if tells_actor else b""
+        target = Target(generation, provider, route, credential, further)
         task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guards.open(task)

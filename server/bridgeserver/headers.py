@@ -1,6 +1,7 @@
 """Header fields: which ones travel on, in both directions."""
 
 from collections.abc import Collection
+from urllib.parse import quote
 
 from bridgecore import write_lines
 
@@ -40,6 +41,8 @@ NOT_UPSTREAM = (
 )
 NOT_UPSTREAM_PREFIXES = (b"x-bridge-", b"x-coder-", b"x-ai-bridge-", b"x-forwarded-")
 NOT_WITH_CENTRAL_KEY = frozenset({b"openai-organization", b"openai-project"})
+FIELD_CHARACTERS = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
+"""What stands for itself in a field's value, beside letters, digits and `_.-~`; a percent sign does not."""
 NOT_BACK = HOP_BY_HOP | {b"set-cookie", b"alt-svc"}
 NOT_BACK_WITH_LENGTH = NOT_BACK | {b"content-length"}
 
@@ -52,6 +55,14 @@ def held_back(*, is_central: bool, replaced: Collection[bytes] = ()) -> frozense
 def request_lines(pairs: Pairs, held_back: frozenset[bytes]) -> bytes:
     """Return a client's fields that travel on, as the lines of a head."""
     return write_lines(pairs, held_back, NOT_UPSTREAM_PREFIXES)
+
+
+def actor_lines(user_id: str, user_name: str) -> bytes:
+    """Return the lines that tell a provider who is asking; what no field may hold is percent-encoded."""
+    return b"x-ai-bridge-actor-id: %b\r\nx-ai-bridge-actor-metadata-username: %b\r\n" % (
+        quote(user_id, safe=FIELD_CHARACTERS).encode(),
+        quote(user_name, safe=FIELD_CHARACTERS).encode(),
+    )
 
 
 def answer_lines(pairs: Pairs, *, drop_length: bool = False) -> bytes:

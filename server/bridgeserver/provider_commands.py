@@ -25,7 +25,7 @@ def add_to(group: Any) -> None:  # its type is private to argparse
     _add(group, "list", show, "list the providers of the configuration and of the store")
     add = _add(group, "add", _create, "store a provider; it replaces one of the configuration with its name")
     add.add_argument("name", help="first segment of the path")
-    add.add_argument("--type", help="anthropic or openai (default: the name)")
+    add.add_argument("--type", help="anthropic, openai or copilot (default: the name)")
     add.add_argument("--base-url", help="where requests go (default: by type)")
     add.add_argument(
         "--key",

@@ -13,8 +13,12 @@ from bridgeserver.config.conversion import WRONG, Converter, LiteralConverter, o
 from bridgeserver.config.schema import ProviderConfig
 from bridgeserver.config.sources import Table, quoted, unknown
 
-BASE_URLS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
-AUTHS = {"anthropic": "x-api-key", "openai": "bearer"}
+BASE_URLS = {
+    "anthropic": "https://api.anthropic.com",
+    "openai": "https://api.openai.com/v1",
+    "copilot": "https://api.individual.githubcopilot.com",
+}
+AUTHS = {"anthropic": "x-api-key", "openai": "bearer", "copilot": "bearer"}
 MAX_KEYS = 5
 """Of a provider that did not come from the file."""
 
@@ -61,6 +65,11 @@ def provider_mistakes(table: Table, values: Values, names: Collection[str] = ())
             yield field.name, "nothing", option_of(field.type).expected
     if values.get("name") in names:
         yield "name", f'"{values["name"]}" a second time', "a name of its own for each provider"
+    if values.get("type") == "copilot":
+        if values.get("keys"):
+            yield "keys", "a key", "none: every caller of Copilot brings his own token"
+        if values.get("auth", "bearer") != "bearer":
+            yield "auth", f'"{values["auth"]}"', '"bearer", which is all that Copilot takes'
     is_forbidden = "base_url" in values and checks.is_link_local(values["base_url"])
     if is_forbidden and values.get("allow_link_local") is False:
         yield "base_url", f'"{values["base_url"]}"', "no link-local or metadata address, or allow_link_local = true"

@@ -57,8 +57,8 @@ ProviderName = Annotated[
     ),
 ]
 ProviderType = Annotated[
-    Literal["anthropic", "openai"],
-    Meta(description='"anthropic" or "openai" ("copilot" and "bedrock" are not in this version yet)'),
+    Literal["anthropic", "openai", "copilot"],
+    Meta(description='"anthropic", "openai" or "copilot"'),
 ]
 Auth = Annotated[
     Literal["bearer", "x-api-key", "api-key", "none"],
@@ -185,6 +185,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = {}
     shared_state: Switch = False
     allow_link_local: Switch = False
+    actor_headers: Switch = False
     breaker_failures: Failures = 0
     breaker_interval_s: Pause = 10.0
     breaker_timeout_s: Seconds = 30.0

@@ -1,5 +1,6 @@
 """OpenAI's Responses protocol."""
 
+import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from bridgeserver.records import ErrorType, ThoughtSource
 
 ITEM_LIMIT = 4096
 """Items of one response that are remembered, so that its last event does not bring them again."""
+
+KEPT_ITEM_LIMIT = 256
+"""Stored items of one response whose ids are remembered as its user's."""
 
 
 class _Request(msgspec.Struct):
@@ -40,6 +44,7 @@ class _Tokens(msgspec.Struct):
 
 
 _REQUEST = BodyReader(_Request)
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Responses:
@@ -55,7 +60,7 @@ class Responses:
             stream=request.stream is True,
             prompt=request.input if isinstance(request.input, str) else _prompt(item),
             correlating_tool_call_id=_correlating_id(item),
-            object_ids=_object_ids(text),
+            object_ids=_object_ids(text) + _referenced_items(body),
         )
 
     def tap(self) -> "ResponsesTap":
@@ -92,6 +97,9 @@ class ResponsesTap:
         self.failure: Failure | None = None
         self.object_ids: tuple[str, ...] = ()
         self._taken: set[int] = set()
+        self._own_ids: tuple[str, ...] = ()
+        self._item_ids: list[str] = []
+        self._is_stored = True
 
     def event(self, name: bytes, data: bytes) -> list[Finding]:
         if name:
@@ -150,9 +158,12 @@ class ResponsesTap:
 
     def _envelope(self, response: dict[str, Any]) -> None:
         self.response_id = lenient.identifier(response.get("id")) or self.response_id
-        kept_id = self.response_id if response.get("store") is not False else ""
-        ids = (kept_id, _conversation_id(response.get("conversation")))
-        self.object_ids = tuple(filter(None, ids))
+        self._is_stored = response.get("store") is not False
+        if not self._is_stored:
+            self._item_ids.clear()
+        kept_id = self.response_id if self._is_stored else ""
+        self._own_ids = tuple(filter(None, (kept_id, _conversation_id(response.get("conversation")))))
+        self.object_ids = (*self._own_ids, *self._item_ids)
         usage = response.get("usage")
         if isinstance(usage, dict):
             self.usage = openai.fill(_Tokens, lenient.mapping(usage)).usage()
@@ -163,6 +174,10 @@ class ResponsesTap:
             return []
         if len(self._taken) < ITEM_LIMIT:
             self._taken.add(position)
+        item_id = lenient.identifier(item.get("id"))
+        if item_id and self._is_stored and len(self._item_ids) < KEPT_ITEM_LIMIT:
+            self._item_ids.append(item_id)
+            self.object_ids = (*self._own_ids, *self._item_ids)
         return _findings(item)
 
     _EVENTS: ClassVar[dict[bytes, Callable[["ResponsesTap", dict[str, Any]], list[Finding]]]] = {
@@ -224,6 +239,39 @@ def _object_ids(body: bytes) -> tuple[str, ...]:
         if body[start : start + 1] == b"{":
             ids += [lenient.read(body[first:last]) for first, last in find_members(body, "id", start)]
     return tuple(filter(None, map(lenient.identifier, ids)))
+
+
+def _referenced_items(body: bytes) -> tuple[str, ...]:
+    """Return the ids of all stored items that the input refers to, however the members are spelled or repeated.
+
+    An item is a reference if it says so, or if it says neither what it is nor who said it: the provider takes a bare
+    id for one.
+    """
+    if b'"id"' not in body and b"\\u00" not in body:
+        return ()
+    found: list[Any] = []
+    for start, end in find_members(body, "input"):
+        for item in _elements(body[start:end]):
+            ids = [lenient.read(item[first:last]) for first, last in find_members(item, "id")]
+            if ids and _is_reference(item):
+                found += ids
+    return tuple(filter(None, map(lenient.identifier, found)))
+
+
+def _elements(array: bytes) -> list[bytes]:
+    """Return the objects of an array as they are written; nothing for another value."""
+    try:
+        elements = list(map(bytes, _ARRAY.decode(array)))
+    except (ValueError, RecursionError):
+        elements = [json.dumps(element).encode() for element in lenient.array(lenient.read(array))]
+    return [element for element in elements if element.startswith(b"{")]
+
+
+def _is_reference(item: bytes) -> bool:
+    kinds = [lenient.read(item[start:end]) for start, end in find_members(item, "type")]
+    if "item_reference" in kinds:
+        return True
+    return not any(kinds) and not find_members(item, "role")
 
 
 def _conversation_id(value: Any) -> str:

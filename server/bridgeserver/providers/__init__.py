@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import ConfigError
-from bridgeserver.providers import anthropic, openai
+from bridgeserver.providers import anthropic, copilot, openai
 from bridgeserver.providers.provider import Provider, Route
 
 __all__ = ["Provider", "Route", "build"]
 
-TYPES = {"anthropic": anthropic.TYPE, "openai": openai.TYPE}
+TYPES = {kind.name: kind for kind in (anthropic.TYPE, copilot.TYPE, openai.TYPE)}
 
 
 def build(

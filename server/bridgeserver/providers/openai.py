@@ -7,7 +7,7 @@ from bridgeserver.providers.provider import MAKE, MANAGE, READ, ProviderType
 TYPE = ProviderType(
     name="openai",
     prefix="/v1",
-    bridged={"/chat/completions": Chat(), "/responses": Responses()},
+    bridged={"/chat/completions": Chat(), "/responses": Responses(), "/responses/compact": Responses()},
     passthrough={"/conversations": MAKE, "/models": READ},
     subtrees={"/conversations/": MANAGE, "/models/": READ, "/responses/": MANAGE},
     owned=("/conversations/", "/responses/"),

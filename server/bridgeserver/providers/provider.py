@@ -21,6 +21,7 @@ READ = frozenset({"GET", "HEAD"})
 MAKE = frozenset({"POST"})
 NOTHING: frozenset[str] = frozenset()
 MANAGE = frozenset({"GET", "HEAD", "POST", "DELETE"})
+ANY = MANAGE | {"PUT", "PATCH"}
 
 
 class ProviderType(NamedTuple):
@@ -65,6 +66,7 @@ class Provider:
         self.type = kind.name
         self.enabled = config.enabled
         self.shared_state = config.shared_state
+        self.actor_headers = config.actor_headers
         self.error_protocol = kind.error_protocol
         self.origin = Origin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
         self._kind = kind
@@ -133,14 +135,21 @@ class Provider:
         return self.keys.first()
 
     def request_head(
-        self, method: str, route: Route, query: bytes, headers: Pairs, credential: Credential, body_bytes: int
+        self,
+        method: str,
+        route: Route,
+        query: bytes,
+        headers: Pairs,
+        credential: Credential,
+        body_bytes: int,
+        further: bytes = b"",
     ) -> bytes:
-        """Return the head of the upstream request, with its blank line."""
+        """Return the head of the upstream request, with *further* lines and its blank line."""
         is_central = credential.kind == "centralized"
         opening = None if query or not is_central else self._openings.get((route.path, credential.value))
         if opening is None:
             opening = self._opening(method, route.path, query, credential)
-        lines = request_lines(headers, self._held_back if is_central else self._held_back_from_byok)
+        lines = request_lines(headers, self._held_back if is_central else self._held_back_from_byok) + further
         if body_bytes or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
             return b"%b%bcontent-length: %d\r\n\r\n" % (opening, lines, body_bytes)
         return opening + lines + b"\r\n"
