@@ -229,6 +229,24 @@ def fed(*events: bytes) -> tuple[Tap, list[Finding]]:
     return tap, found
 
 
+def test_stop_reason_and_tier() -> None:
+    """The first choice that says why it stopped counts; a whole body has the same members."""
+    first = chunk(choice({"role": "assistant"}), choice({}, None, 1), service_tier="auto")
+    tap, _ = fed(first, chunk(choice({}, "length", 1)), chunk(choice({}, "stop")), chunk(service_tier="default"))
+    assert (tap.stop_reason, tap.service_tier) == ("length", "default")
+    choices: list[dict[str, Any]] = [
+        {"index": 0, "message": {}, "finish_reason": "stop"},
+        {"index": 1, "finish_reason": "length"},
+    ]
+    for body in (
+        encoded(id="c", choices=choices, service_tier="flex"),
+        encoded(id=1, choices=choices, usage=[], service_tier="flex"),
+    ):
+        tap = CHAT.tap()
+        tap.body(body)
+        assert (tap.stop_reason, tap.service_tier) == ("stop", "flex")
+
+
 HELLO = chunk(choice({"role": "assistant", "content": "hello"}))
 DONE = b"[DONE]"
 

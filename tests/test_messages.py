@@ -323,6 +323,16 @@ def test_later_counts_replace_earlier_ones() -> None:
     assert tap.usage == Usage(7, 9, 13993, 22, {**CACHE_EXTRA, "web_search_requests": 3})
 
 
+def test_stop_reason_and_tier() -> None:
+    """The reason comes with the last delta, the tier with any usage; a whole body has both."""
+    tier = {"usage": {"service_tier": "priority"}, "delta": {"stop_reason": None}}
+    tap, _ = fed([START, DELTA, ("message_delta", tier), STOP])
+    assert (tap.stop_reason, tap.service_tier) == ("tool_use", "priority")
+    tap = MESSAGES.tap()
+    tap.body(json.dumps({"id": "m", "content": [], "stop_reason": "refusal", **tier}).encode())
+    assert (tap.stop_reason, tap.service_tier) == ("refusal", "priority")
+
+
 def test_counts_of_another_type_are_absent() -> None:
     """A count that is no storable whole number is passed over."""
     strange = {"input_tokens": "9", "output_tokens": True, "cache_read_input_tokens": -1}

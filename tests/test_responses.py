@@ -182,20 +182,27 @@ def plainly_read(value: dict[str, Any]) -> tuple[Any, ...]:
 
 def plainly_named(body: bytes) -> tuple[str, ...]:
     """Read every id of a stored object that any member of the body names, repeated members included."""
-    members: Any = json.loads(body, object_pairs_hook=tuple)  # objects become tuples of pairs, arrays stay lists
-    ids: list[Any] = [value for name, value in members if name == "previous_response_id"]
+    members = pairs(json.loads(body, object_pairs_hook=tuple))  # objects become tuples of pairs, arrays stay lists
+    ids = [value for name, value in members if name == "previous_response_id"]
     for conversation in (value for name, value in members if name == "conversation"):
         ids.append(conversation)
-        if isinstance(conversation, tuple):
-            ids += [value for name, value in cast("Any", conversation) if name == "id"]
-    for asked in (value for name, value in members if name == "input" and isinstance(value, list)):
-        items: list[Any] = [item for item in cast("list[Any]", asked) if isinstance(item, tuple)]
-        for item in items:
+        ids += [value for name, value in pairs(conversation) if name == "id"]
+    for asked in (value for name, value in members if name == "input"):
+        for item in map(pairs, elements(asked)):
             kinds = [value for name, value in item if name == "type"]
-            is_said = any(name == "role" for name, _value in item)
-            if "item_reference" in kinds or not (any(kinds) or is_said):
+            if "item_reference" in kinds or not (any(kinds) or any(name == "role" for name, _value in item)):
                 ids += [value for name, value in item if name == "id"]
     return tuple(storable(found) for found in ids if storable(found))
+
+
+def elements(value: Any) -> list[Any]:
+    """Return what an array holds, and nothing of anything else."""
+    return list(cast("Any", value)) if isinstance(value, list) else []
+
+
+def pairs(value: Any) -> list[tuple[str, Any]]:
+    """Return the members of what was an object, repeated ones included, and none of anything else."""
+    return list(cast("Any", value)) if isinstance(value, tuple) else []
 
 
 @given(REQUESTS, st.randoms(use_true_random=False))
@@ -277,7 +284,7 @@ def test_gw_rs9_rs22_stream(named: bool) -> None:
     delta = ("response.output_text.delta", {"delta": "4"})
     tap, found = fed(CREATED, delta, *dones, ended(output=ITEMS, usage=USAGE), named=named)
     assert found == FOUND
-    assert tap.usage == Usage(129, 44, 11904, 0, {"output_reasoning": 8})
+    assert tap.usage == Usage(129, 44, 11904, 0, {"output_reasoning": 8, "web_search_requests": 1})
     assert (tap.response_id, tap.complete, tap.failure) == ("resp_1", True, None)
     assert tap.object_ids == ("resp_1", "fc_1", "ws_1"), "stored items can be referred to"
 
@@ -286,8 +293,27 @@ def test_gw_rs2_rs3_rs4_rs22_body() -> None:
     """A whole body shows the same as a stream."""
     tap = RESPONSES.tap()
     assert tap.body(encoded(id="resp_1", status="completed", output=ITEMS, usage=USAGE, error=None)) == FOUND
-    assert tap.usage == Usage(129, 44, 11904, 0, {"output_reasoning": 8})
+    assert tap.usage == Usage(129, 44, 11904, 0, {"output_reasoning": 8, "web_search_requests": 1})
     assert (tap.response_id, tap.complete, tap.failure) == ("resp_1", True, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"status": "completed"}, "completed"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "max_output_tokens"),
+        ({"status": "incomplete", "incomplete_details": None}, "incomplete"),
+        ({"status": 1, "incomplete_details": []}, ""),
+    ],
+)
+def test_stop_reason_and_tier(members: dict[str, Any], reason: str) -> None:
+    """Why it stopped is said by the details, else by the status; the last tier counts, which is the one that served."""
+    tap = RESPONSES.tap()
+    tap.body(encoded(id="resp_1", service_tier="default", **members))
+    assert (tap.stop_reason, tap.service_tier) == (reason, "default")
+    created = ("response.created", {"response": {"id": "resp_1", "service_tier": "auto"}})
+    tap, _ = fed(created, ("response.completed", {"response": {"service_tier": "flex", **members}}))
+    assert (tap.stop_reason, tap.service_tier) == (reason, "flex")
 
 
 def test_items_without_an_event_of_their_own() -> None:

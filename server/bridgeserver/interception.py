@@ -160,7 +160,7 @@ class Interception:
                 error = None  # many clients close as soon as they have read the protocol's last event
             if account.tap.usage is not None:
                 is_partial = error is not None or account.is_partial or not account.tap.complete
-                recorder.usage(account.tap.usage, account.tap.response_id, partial=is_partial)
+                recorder.usage(account.tap.usage, account.tap, partial=is_partial)
         if error is not None:
             recorder.end(
                 _status_of(error),

@@ -1,7 +1,7 @@
 """Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
 
 from bridgeserver.journal import Journal, Then
-from bridgeserver.protocols import Finding, Tool, Usage
+from bridgeserver.protocols import Finding, Tap, Tool, Usage
 from bridgeserver.records import (
     CONTENT_LIMIT,
     PROMPT_LIMIT,
@@ -64,13 +64,13 @@ class Recorder:
             record = ModelThought(self.id, self._next(), found.source, text, truncated, now_us())
         self._journal.append(record)
 
-    def usage(self, usage: Usage, response_id: str, *, partial: bool) -> None:
-        """Keep what one upstream response cost, together with the end."""
+    def usage(self, usage: Usage, tap: Tap, *, partial: bool) -> None:
+        """Keep what the upstream response cost that *tap* has watched, together with the end."""
         self._last.append(
             TokenUsage(
                 self.id,
                 self._next(),
-                response_id,
+                tap.response_id,
                 usage.input,
                 usage.output,
                 usage.cache_read,
@@ -78,6 +78,8 @@ class Recorder:
                 usage.extra,
                 partial,
                 now_us(),
+                tap.stop_reason,
+                tap.service_tier,
             ),
         )
 

@@ -85,6 +85,8 @@ class TokenUsage(Record, frozen=True, tag="tokens"):
     extra: dict[str, int]
     partial: bool  # the response was cut, or could not be read to its end
     created_at: int
+    stop_reason: str = ""  # in the provider's words; empty where it gave none
+    service_tier: str = ""
 
 
 class ToolUse(Record, frozen=True, tag="tool"):

@@ -80,6 +80,10 @@ class Tap(Interface):
     """The provider's id of the response, empty until it was seen."""
     usage: Usage | None
     """The tokens seen so far."""
+    stop_reason: str
+    """Why the model stopped, in the provider's words; empty until it was seen."""
+    service_tier: str
+    """The tier that served the request, in the provider's words; empty where it says nothing of it."""
     complete: bool
     """Whether the protocol's own end was seen."""
     failure: Failure | None

@@ -41,6 +41,7 @@ class _AnsweredMessage(msgspec.Struct):
 
 
 class _AnsweredChoice(msgspec.Struct):
+    finish_reason: Any = None
     message: _AnsweredMessage | None = None
 
 
@@ -66,6 +67,7 @@ class _Answer(msgspec.Struct):
     id: Any = None
     error: Any = None
     usage: _Tokens | None = None
+    service_tier: Any = None
     choices: list[_AnsweredChoice] | None = None
 
 
@@ -121,6 +123,8 @@ class ChatTap:
     def __init__(self) -> None:
         self.response_id = ""
         self.usage: Usage | None = None
+        self.stop_reason = ""
+        self.service_tier = ""
         self.complete = False
         self.failure: Failure | None = None
         self.object_ids: tuple[str, ...] = ()
@@ -141,9 +145,11 @@ class ChatTap:
             answer = _ANSWER.decode(data)
         except (ValueError, RecursionError):
             return self._odd_body(lenient.read(data))
-        self._envelope(answer.id, answer.usage, answer.error)
+        self._envelope(answer.id, answer.usage, answer.error, answer.service_tier)
         self.complete = self.failure is None
-        messages = [choice.message for choice in answer.choices or () if choice.message is not None]
+        choices = answer.choices or ()
+        self._note_reasons([choice.finish_reason for choice in choices])
+        messages = [choice.message for choice in choices if choice.message is not None]
         return _calls([message.tool_calls for message in messages])
 
     def is_extra_usage(self, data: bytes) -> bool:
@@ -158,9 +164,10 @@ class ChatTap:
         if not isinstance(answer, dict):
             return []
         members = lenient.mapping(answer)
-        self._envelope(members.get("id"), members.get("usage"), members.get("error"))
+        self._members(members)
         self.complete = self.failure is None
-        choices = map(lenient.mapping, lenient.array(members.get("choices")))
+        choices = list(map(lenient.mapping, lenient.array(members.get("choices"))))
+        self._note_reasons([choice.get("finish_reason") for choice in choices])
         return _calls([lenient.mapping(choice.get("message")).get("tool_calls") for choice in choices])
 
     def _is_only_text(self, data: bytes) -> bool:
@@ -180,22 +187,33 @@ class ChatTap:
         )
 
     def _chunk(self, members: dict[str, Any]) -> list[Finding]:
-        self._envelope(members.get("id"), members.get("usage"), members.get("error"))
+        self._members(members)
         found: list[Finding] = []
-        for choice in map(lenient.mapping, lenient.array(members.get("choices"))):
+        choices = list(map(lenient.mapping, lenient.array(members.get("choices"))))
+        self._note_reasons([choice.get("finish_reason") for choice in choices])
+        for choice in choices:
             found += self._choice(choice)
         self.complete = bool(self._is_finished) and all(self._is_finished.values())
         return found
 
-    def _envelope(self, response_id: Any, usage: Any, error: Any) -> None:
+    def _members(self, members: dict[str, Any]) -> None:
+        self._envelope(*(members.get(name) for name in ("id", "usage", "error", "service_tier")))
+
+    def _envelope(self, response_id: Any, usage: Any, error: Any, service_tier: Any) -> None:
         """Take what a chunk and a whole answer have in common."""
         self.response_id = self.response_id or lenient.identifier(response_id)
+        self.service_tier = lenient.identifier(service_tier) or self.service_tier
         if isinstance(usage, dict):
             usage = openai.fill(_Tokens, lenient.mapping(usage))
         if isinstance(usage, _Tokens):
             self.usage = usage.usage()
         if error is not None:
             self.failure = reported(error)
+
+    def _note_reasons(self, reasons: list[Any]) -> None:
+        """Keep the first: several choices stop for the same reason, or the first is what most clients show."""
+        if not self.stop_reason:
+            self.stop_reason = next(filter(None, map(lenient.identifier, reasons)), "")
 
     def _choice(self, choice: dict[str, Any]) -> list[Finding]:
         index = lenient.count(choice.get("index")) or 0

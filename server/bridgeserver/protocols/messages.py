@@ -17,6 +17,7 @@ _RECORDED = frozenset({"thinking", "tool_use"})
 
 _EXTRA_COUNTS = (
     ("server_tool_use", "web_search_requests", "web_search_requests"),
+    ("server_tool_use", "web_fetch_requests", "web_fetch_requests"),
     ("cache_creation", "ephemeral_5m_input_tokens", "cache_ephemeral_5m_input"),
     ("cache_creation", "ephemeral_1h_input_tokens", "cache_ephemeral_1h_input"),
 )
@@ -53,6 +54,7 @@ class _Answer(msgspec.Struct):
     id: Any = None
     error: Any = None
     usage: Any = None
+    stop_reason: Any = None
     content: list[msgspec.Raw] | None = None
 
 
@@ -98,6 +100,8 @@ class MessagesTap:
     def __init__(self) -> None:
         self.response_id = ""
         self.usage: Usage | None = None
+        self.stop_reason = ""
+        self.service_tier = ""
         self.complete = False
         self.failure: Failure | None = None
         self.object_ids: tuple[str, ...] = ()
@@ -120,6 +124,7 @@ class MessagesTap:
             return []
         self.complete = True
         self.response_id = lenient.identifier(answer.id)
+        self.stop_reason = lenient.identifier(answer.stop_reason)
         self._count(answer.usage)
         findings = (_whole_block(block) for block in lenient.array(answer.content))
         return [finding for finding in findings if finding]
@@ -154,6 +159,8 @@ class MessagesTap:
         return [finding] if finding else []
 
     def _message_delta(self, _data: bytes, event: dict[str, Any]) -> list[Finding]:
+        delta = lenient.mapping(event.get("delta"))
+        self.stop_reason = lenient.identifier(delta.get("stop_reason")) or self.stop_reason
         self._count(event.get("usage"))
         return []
 
@@ -172,6 +179,7 @@ class MessagesTap:
         if not isinstance(usage, dict):
             return
         members = lenient.mapping(usage)
+        self.service_tier = lenient.identifier(members.get("service_tier")) or self.service_tier
         before = self.usage or Usage()
         self.usage = Usage(
             input=_newer(members.get("input_tokens"), before.input),

@@ -93,6 +93,8 @@ class ResponsesTap:
     def __init__(self) -> None:
         self.response_id = ""
         self.usage: Usage | None = None
+        self.stop_reason = ""
+        self.service_tier = ""
         self.complete = False
         self.failure: Failure | None = None
         self.object_ids: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ class ResponsesTap:
         self._own_ids: tuple[str, ...] = ()
         self._item_ids: list[str] = []
         self._is_stored = True
+        self._searches = 0
 
     def event(self, name: bytes, data: bytes) -> list[Finding]:
         if name:
@@ -134,11 +137,15 @@ class ResponsesTap:
         self._envelope(response)
         self.complete = True
         self._judge(response, event.get("type"))
+        details = lenient.mapping(response.get("incomplete_details"))
+        self.stop_reason = lenient.identifier(details.get("reason")) or lenient.identifier(response.get("status"))
         found: list[Finding] = []
-        if len(self._taken) == ITEM_LIMIT:
-            return found  # what was beyond the limit cannot be told from what is new
-        for position, item in enumerate(lenient.array(response.get("output"))):
-            found += self._item(position, lenient.mapping(item))
+        if len(self._taken) < ITEM_LIMIT:  # what is beyond the limit cannot be told from what is new
+            for position, item in enumerate(lenient.array(response.get("output"))):
+                found += self._item(position, lenient.mapping(item))
+        if self.usage is not None and self._searches:
+            extra = self.usage.extra | {"web_search_requests": self._searches}
+            self.usage = msgspec.structs.replace(self.usage, extra=extra)
         return found
 
     def _error(self, event: dict[str, Any]) -> list[Finding]:
@@ -164,6 +171,7 @@ class ResponsesTap:
         kept_id = self.response_id if self._is_stored else ""
         self._own_ids = tuple(filter(None, (kept_id, _conversation_id(response.get("conversation")))))
         self.object_ids = (*self._own_ids, *self._item_ids)
+        self.service_tier = lenient.identifier(response.get("service_tier")) or self.service_tier
         usage = response.get("usage")
         if isinstance(usage, dict):
             self.usage = openai.fill(_Tokens, lenient.mapping(usage)).usage()
@@ -174,6 +182,7 @@ class ResponsesTap:
             return []
         if len(self._taken) < ITEM_LIMIT:
             self._taken.add(position)
+        self._searches += item.get("type") == "web_search_call"
         item_id = lenient.identifier(item.get("id"))
         if item_id and self._is_stored and len(self._item_ids) < KEPT_ITEM_LIMIT:
             self._item_ids.append(item_id)

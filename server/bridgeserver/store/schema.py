@@ -4,6 +4,7 @@ The columns of a record's table begin with the fields of its type, in the same o
 Children of an interception have no foreign key, so they may be stored before it or after its end.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
@@ -142,7 +143,8 @@ _index_where("open", "worker", is_null="ended_at")
 _index_where("ended", "end_batch", "ended_at", "id", is_set="end_batch")
 
 
-def _child(name: str, *columns: Column[object]) -> Table:
+def _child(name: str, *columns: Column[object], later: Sequence[Column[object]] = ()) -> Table:
+    """Return the table of what belongs to an interception; *later* are the columns that a migration has added."""
     return Table(
         name,
         metadata,
@@ -150,6 +152,7 @@ def _child(name: str, *columns: Column[object]) -> Table:
         Column("seq", Integer, primary_key=True, autoincrement=False),
         *columns,
         Column("created_at", Timestamp, nullable=False),
+        *later,
     )
 
 
@@ -168,6 +171,10 @@ token_usages = _child(
     Column("cache_write_tokens", BigInteger, nullable=False),
     Column("extra", Text, nullable=False),  # a JSON object
     Column("partial", Boolean, nullable=False),
+    later=(
+        Column("stop_reason", Text, nullable=False, server_default=""),
+        Column("service_tier", Text, nullable=False, server_default=""),
+    ),
 )
 
 tool_usages = _child(

@@ -53,9 +53,12 @@ def _sql(statement: UpdateBase, columns: Sequence[str]) -> str:
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
 
 
+EXTRA = TokenUsage.__struct_fields__.index("extra")
+
+
 def _usage_row(usage: TokenUsage) -> Row:
-    *before, extra, partial, created_at = msgspec.structs.astuple(usage)
-    return (*before, msgspec.json.encode(extra).decode(), partial, created_at)
+    row = msgspec.structs.astuple(usage)
+    return (*row[:EXTRA], msgspec.json.encode(usage.extra).decode(), *row[EXTRA + 1 :])
 
 
 _INSERTS: dict[type[AnyRecord], _Insert] = {
