@@ -55,12 +55,15 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 
 @pytest.fixture
 def mistakes(read: Read) -> Callable[..., list[str]]:
-    """Return the mistakes of such a configuration, which must have some."""
+    """Return the mistakes of such a configuration, which must have some, those that break one provider among them."""
 
     def mistakes(text: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            read(text, environ, **flags)
-        return caught.value.mistakes
+        try:
+            config = read(text, environ, **flags)
+        except ConfigError as exc:
+            return exc.mistakes
+        assert config.broken
+        return [broken.reason for broken in config.broken]
 
     return mistakes
 
@@ -312,6 +315,18 @@ def test_what_copilot_cannot_have(mistakes: Mistakes) -> None:
 
 
 # URLs and hosts
+
+
+def test_a_bad_base_url_breaks_its_provider_only(read: Read) -> None:
+    """The others are there; another mistake in the same provider stops everything, as ever."""
+    text = provider('base_url = "http://[h"', "bad") + provider(name="good")
+    config = read(text)
+    assert [found.name for found in config.providers] == ["good"]
+    (broken,) = config.broken
+    assert (broken.name, broken.type) == ("bad", "openai")
+    for more in (text + provider(name="bad"), provider('base_url = "http://[h"\nenabled = 3')):
+        with pytest.raises(ConfigError):
+            read(more)
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Fak
             "actor_headers = true"
             for kind, path in (("anthropic", ""), ("openai", "/v1"))
         ]
+        tables += [
+            f'[[providers]]\nname = "{name}"\ntype = "anthropic"\nbase_url = "{url}"'
+            for name, url in (("unparsable", "http://[h"), ("bad-escape", "http://h/%zz"))
+        ]
         gateways.write_config(folder, fake.url, more="\n".join(tables))
         with gateways.running(folder) as gateway:
             yield gateway, fake
+
+
+def test_gw_r10_a_provider_that_cannot_be_reached_as_configured(lab: tuple[Gateway, FakeProvider]) -> None:
+    """A base URL that cannot be parsed: that provider answers 502 and has the status `error`, the others serve.
+
+    Ours differs: every route of it does so, the bridged ones too, and an escape of a percent sign is none of this.
+    """
+    gateway, _fake = lab
+    for name in ("unparsable", "bad-escape"):
+        for method, path in (("POST", "/v1/messages"), ("GET", "/v1/models"), ("HEAD", "")):
+            answer = gateway.ask(f"/{name}{path}", b"{}" if method == "POST" else None, method=method)
+            assert (answer.status, answer.headers["x-should-retry"]) == (502, "false")
+        assert gateway.ask(f"/{name}/v1/models").json["error"]["message"].startswith(f'AI provider "{name}" cannot be')
+    admin = {"authorization": f"Bearer {gateways.make_key(gateway.folder, 'root', is_admin=True)}"}
+    views = {view["name"]: view for view in gateway.ask("/-/api/v1/providers", headers=admin).json["providers"]}
+    for name in ("unparsable", "bad-escape"):
+        assert (views[name]["status"], views[name]["source"]) == ("error", "file")
+        assert "base_url: found" in views[name]["status_reason"]
+    assert views["copilot"]["status"] == "enabled"
+    listed = gateways.bridgecore(gateway.folder, "providers", "list")
+    assert "provider unparsable is not served" in listed.stderr
+    checked = gateways.bridgecore(gateway.folder, "check")
+    assert (checked.returncode, checked.stderr.count("base_url: found")) == (1, 2)
 
 
 def own(gateway: Gateway, **fields: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ BAD_FILES: dict[str, tuple[Callable[[str], str], str]] = {
     "a name twice": (lambda good: good.replace('"switched-off"', '"openai"'), '"openai" a second time'),
     "an illegal name": (lambda good: good.replace('"switched-off"', '"Switched_Off"'), "lower-case letters"),
     "an unknown key": (lambda good: good.replace("enabled = false", "enable = false"), "enabled (the nearest name)"),
-    "an unknown type": (lambda good: good.replace('type = "openai"', 'type = "openia"'), '"anthropic" or "openai"'),
+    "an unknown type": (lambda good: good.replace('type = "openai"', 'type = "openia"'), '"anthropic", "openai"'),
 }
 
 

@@ -153,6 +153,8 @@ def _demo(_options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     config = load_config(options)
+    if config.broken:
+        raise ConfigError([provider.reason for provider in config.broken])
     if options.print:
         print(render(config), end="")
     else:

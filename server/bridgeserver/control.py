@@ -53,6 +53,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     providers: tuple[ProviderConfig, ...]
+    broken: tuple[str, ...] = ()
+    """Names of providers that cannot be served as they are configured."""
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):

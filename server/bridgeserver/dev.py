@@ -90,7 +90,7 @@ def banner(url: str, key: str, config: Config, *, is_fake: bool) -> str:
     if is_fake:
         lines.append("no ANTHROPIC_API_KEY or OPENAI_API_KEY: the built-in fake provider answers")
     for provider in config.providers:
-        for title, command in EXAMPLES[provider.type]:
+        for title, command in EXAMPLES.get(provider.type, ()):
             lines += ["", f"# {title}", command.format(url=url, key=key, model=MODELS[provider.type])]
     lines += [
         "",

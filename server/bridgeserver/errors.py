@@ -22,6 +22,7 @@ BridgeError
 │   ├── BadResponse            502
 │   ├── KeysRefused            502: none of the gateway's own keys is accepted, and a retry cannot help
 │   └── UpstreamTimeout        504
+├── ProviderBroken        502: it cannot be used as it is configured
 ├── KeysRateLimited       429, with Retry-After
 ├── CircuitOpen           503, with Retry-After
 ├── Overloaded            503, with Retry-After
@@ -220,6 +221,13 @@ class ProviderDisabled(BridgeError):
 
     status = 503
     error_type: ClassVar[ErrorType] = "overloaded"
+    should_retry: ClassVar[bool | None] = False
+
+
+class ProviderBroken(BridgeError):
+    """The provider cannot be used as it is configured; the others can."""
+
+    status = 502
     should_retry: ClassVar[bool | None] = False
 
 

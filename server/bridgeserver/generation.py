@@ -3,10 +3,10 @@
 A request takes the generation in force once, when it begins, and keeps it to its end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from bridgeserver.errors import NotFound
+from bridgeserver.errors import NotFound, ProviderBroken
 from bridgeserver.providers import Provider, Route
 from bridgeserver.request import check_path, provider_name
 from bridgeserver.upstream import Origin, Upstream
@@ -15,12 +15,17 @@ from bridgeserver.upstream import Origin, Upstream
 class Generation:
     """One immutable snapshot; a change of the configuration makes another one."""
 
-    __slots__ = ("_bridged", "_upstreams", "number", "providers")
+    __slots__ = ("_bridged", "_broken", "_upstreams", "number", "providers")
 
     def __init__(
-        self, number: int, providers: Mapping[str, Provider], upstreams: Mapping[Origin, Upstream] | None = None
+        self,
+        number: int,
+        providers: Mapping[str, Provider],
+        upstreams: Mapping[Origin, Upstream] | None = None,
+        broken: Collection[str] = (),
     ) -> None:
         self.number = number
+        self._broken = frozenset(broken)
         self.providers = MappingProxyType(dict(providers))
         self._upstreams = dict(upstreams or {})
         # By the whole path, so that the requests that matter need one look-up.
@@ -32,7 +37,7 @@ class Generation:
         }
 
     def route(self, method: str, path: str) -> tuple[Provider, Route]:
-        """Return where a request with this raw path goes; raise BadRequest, NotFound or ProviderDisabled."""
+        """Return where a request with this raw path goes; raise BadRequest or what `provider` raises."""
         found = self._bridged.get(path)
         if found is not None and method == "POST":
             return found
@@ -45,9 +50,15 @@ class Generation:
         return path in self._bridged
 
     def provider(self, method: str, path: str) -> Provider:
-        """Return the provider that a path names; raise NotFound or ProviderDisabled."""
-        provider = self.providers.get(provider_name(path))
+        """Return the provider that a path names; raise NotFound, ProviderBroken or ProviderDisabled."""
+        name = provider_name(path)
+        provider = self.providers.get(name)
         if provider is None:
+            if name in self._broken:
+                raise ProviderBroken(
+                    f'AI provider "{name}" cannot be used as it is configured; '
+                    "the gateway's log and the detail of its readiness say why"
+                )
             raise NotFound(f"route not supported: {method} {path}")
         provider.check_enabled()
         return provider

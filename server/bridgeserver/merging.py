@@ -2,7 +2,7 @@
 
 import msgspec
 
-from bridgeserver.config import ProviderConfig
+from bridgeserver.config import BrokenProvider, ProviderConfig
 from bridgeserver.store.stored import LoadedProviders, ProviderError
 
 
@@ -11,9 +11,13 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
 
     providers: tuple[ProviderConfig, ...]
     errors: tuple[ProviderError, ...]
+    broken: tuple[BrokenProvider, ...] = ()
+    """Those of the configuration that cannot be."""
 
 
-def merge(configured: tuple[ProviderConfig, ...], loaded: LoadedProviders) -> Merged:
+def merge(
+    configured: tuple[ProviderConfig, ...], loaded: LoadedProviders, configured_wrongly: tuple[BrokenProvider, ...] = ()
+) -> Merged:
     """Return the providers of both: a stored one replaces the configured one of its name whole.
 
     A stored one that cannot be used hides the configured one as well: whoever stored it did not mean that one. An
@@ -28,4 +32,9 @@ def merge(configured: tuple[ProviderConfig, ...], loaded: LoadedProviders) -> Me
         elif provider.name not in broken:
             enabled = loaded.overrides.get(provider.name, provider.enabled)
             providers.append(msgspec.structs.replace(provider, enabled=enabled))
-    return Merged(providers=(*providers, *stored.values()), errors=loaded.errors)
+    replaced = {*stored, *broken}
+    return Merged(
+        providers=(*providers, *stored.values()),
+        errors=loaded.errors,
+        broken=tuple(provider for provider in configured_wrongly if provider.name not in replaced),
+    )

@@ -70,7 +70,7 @@ def show(options: argparse.Namespace) -> None:
     with _opened(options) as (config, store, vault):
         loaded = store.load_providers(vault)
         stored = {provider.name: provider for provider in store.list_providers()}
-    merged = merge(config.providers, loaded)
+    merged = merge(config.providers, loaded, config.broken)
     rows: list[tuple[object, ...]] = []
     for provider in merged.providers:
         is_stored = provider.name in stored
@@ -91,6 +91,9 @@ def show(options: argparse.Namespace) -> None:
         found = stored[error.name]
         rows.append((error.name, error.type, "broken", "store", found.base_url, len(found.api_keys)))
         complain(f"provider {error.name} is not served: {error.reason}")
+    for broken in merged.broken:
+        rows.append((broken.name, broken.type, "broken", "file", "", 0))
+        complain(f"provider {broken.name} is not served: {broken.reason}")
     print_table(("name", "type", "status", "source", "base URL", "keys"), rows)
 
 

@@ -143,7 +143,8 @@ class Reloader:
     @property
     def file_names(self) -> frozenset[str]:
         """The names of the providers of the configuration, without the store's."""
-        return frozenset(provider.name for provider in self._config.providers)
+        names = [provider.name for provider in self._config.providers]
+        return frozenset([*names, *(broken.name for broken in self._config.broken)])
 
     def status(self) -> ReloadStatus:
         """Return what is in force, and how the last attempts to replace it went."""
@@ -233,7 +234,7 @@ class Reloader:
         except StoreError as exc:
             self._note_store_error(exc)
             return False
-        self._publish(merge(self._config.providers, loaded), loaded)
+        self._publish(merge(self._config.providers, loaded, self._config.broken), loaded)
         return True
 
     def _read(self) -> Config:
@@ -273,8 +274,9 @@ class Reloader:
             if status.status == "error":
                 log.error("provider_excluded", provider=status.name, reason=status.reason)
         self._statuses = statuses
-        if self._snapshot.number == 0 or self._snapshot.providers != good:
-            self._snapshot = Snapshot(self._snapshot.number + 1, good)
+        broken = tuple(status.name for status in statuses if status.status == "error")
+        if self._snapshot.number == 0 or (self._snapshot.providers, self._snapshot.broken) != (good, broken):
+            self._snapshot = Snapshot(self._snapshot.number + 1, good, broken)
             self._published_at = time.time()
             self._control.publish(self._snapshot)
         log.info("reloaded", generation=self._snapshot.number, providers=[provider.name for provider in good])
@@ -303,6 +305,9 @@ def judge(merged: Merged, loaded: LoadedProviders) -> tuple[tuple[ProviderConfig
     good: list[ProviderConfig] = []
     statuses = [
         ProviderStatus(error.name, error.type, "error", error.reason, "store", "", 0) for error in merged.errors
+    ]
+    statuses += [
+        ProviderStatus(broken.name, broken.type, "error", broken.reason, "file", "", 0) for broken in merged.broken
     ]
     for provider in merged.providers:
         error = _error_of(provider)

@@ -154,7 +154,7 @@ class Worker:
             log.exception("generation_refused", number=snapshot.number)
             return
         upstreams = self._upstreams.reach(provider.origin for provider in providers.values())
-        self.pool.publish(Generation(snapshot.number, providers, upstreams))
+        self.pool.publish(Generation(snapshot.number, providers, upstreams, snapshot.broken))
         self._control.report()
 
     def stop(self) -> None:

@@ -2,10 +2,19 @@
 
 from bridgeserver.config.loader import DEFAULT_FILE, load
 from bridgeserver.config.rendering import render
-from bridgeserver.config.schema import Config, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import (
+    BrokenProvider,
+    Config,
+    JournalConfig,
+    PoolConfig,
+    ProviderConfig,
+    ServerConfig,
+    StoreConfig,
+)
 
 __all__ = [
     "DEFAULT_FILE",
+    "BrokenProvider",
     "Config",
     "JournalConfig",
     "PoolConfig",

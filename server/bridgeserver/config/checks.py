@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from bridgeserver.headers import NOT_UPSTREAM
 
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
+BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 VISIBLE = re.compile(r"[\x21-\x7e]+")
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 SEALING_KEY_BYTES = 32
@@ -53,6 +54,8 @@ def is_base_url(text: str) -> bool:
         return False
     try:
         url = urlsplit(text)
+        if BROKEN_ESCAPE.search(url.path):
+            return False
         return url.scheme in {"http", "https"} and _has_good_place(url)
     except ValueError:
         return False

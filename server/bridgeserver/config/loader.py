@@ -11,7 +11,15 @@ from pathlib import Path
 from bridgeserver.config import checks
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import Values, Wrong, derive, provider_mistakes, values_of
-from bridgeserver.config.schema import Config, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import (
+    BrokenProvider,
+    Config,
+    JournalConfig,
+    PoolConfig,
+    ProviderConfig,
+    ServerConfig,
+    StoreConfig,
+)
 from bridgeserver.config.sources import Sources, Table
 from bridgeserver.errors import ConfigError
 
@@ -60,7 +68,7 @@ class _Loader:
             store["url"] = f"sqlite:///{database}"
             journal.setdefault("path", Path(f"{database}.journal"))
         server = self._server(sections["server"])
-        providers = self._providers()
+        providers, broken = self._providers()
         if self._mistakes:
             raise ConfigError(self._mistakes)
         return Config(
@@ -69,6 +77,7 @@ class _Loader:
             journal=JournalConfig(**journal),
             pool=PoolConfig(**pool),
             providers=tuple(ProviderConfig(**values) for values in providers),
+            broken=tuple(broken),
         )
 
     def _server(self, table: Table) -> Values:
@@ -78,16 +87,25 @@ class _Loader:
         self._note(table, _server_mistakes(values))
         return values
 
-    def _providers(self) -> list[Values]:
+    def _providers(self) -> tuple[list[Values], list[BrokenProvider]]:
+        """Return the providers, and those that nothing is wrong with but where they are."""
         names: set[str] = set()
         found: list[Values] = []
+        broken: list[BrokenProvider] = []
         for table in self._sources.providers:
+            noted = len(self._mistakes)
             values = values_of(table, ProviderConfig, self._converter)
             derive(table, values)
             self._note(table, provider_mistakes(table, values, names))
             names.add(values.get("name", ""))
-            found.append(values)
-        return found
+            place = table.where("base_url")
+            mistakes = self._mistakes[noted:]
+            if mistakes and all(line.startswith(f"{place.source}: {place.key}: ") for line in mistakes):
+                del self._mistakes[noted:]
+                broken.append(BrokenProvider(name=values["name"], type=values["type"], reason="; ".join(mistakes)))
+            else:
+                found.append(values)
+        return found, broken
 
     def _note(self, table: Table, mistakes: Iterator[Wrong]) -> None:
         for name, found, expected in mistakes:

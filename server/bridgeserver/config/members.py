@@ -54,7 +54,8 @@ def derive(table: Table, values: Values) -> None:
     if "type" not in table.members and values.get("name") in BASE_URLS:
         values["type"] = values["name"]
     if "type" in values:
-        values.setdefault("base_url", BASE_URLS[values["type"]])
+        if "base_url" not in table.members:
+            values["base_url"] = BASE_URLS[values["type"]]
         values.setdefault("auth", AUTHS[values["type"]])
 
 

@@ -192,6 +192,14 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     breaker_probes: Probes = 3
 
 
+class BrokenProvider(Struct, frozen=True, kw_only=True):
+    """A provider that cannot be reached as it is configured; the others are served without it."""
+
+    name: str
+    type: str
+    reason: str
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration; relative paths are resolved, and references to keys are followed."""
 
@@ -200,3 +208,4 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     journal: JournalConfig
     pool: PoolConfig
     providers: tuple[ProviderConfig, ...]
+    broken: tuple[BrokenProvider, ...] = ()

@@ -213,7 +213,7 @@ class ChatTap:
     def _note_reasons(self, reasons: list[Any]) -> None:
         """Keep the first: several choices stop for the same reason, or the first is what most clients show."""
         if not self.stop_reason:
-            self.stop_reason = next(filter(None, map(lenient.identifier, reasons)), "")
+            self.stop_reason = next((reason for found in reasons if (reason := lenient.identifier(found))), "")
 
     def _choice(self, choice: dict[str, Any]) -> list[Finding]:
         index = lenient.count(choice.get("index")) or 0
