@@ -28,6 +28,7 @@ from common import about, save, table
 from bridgecore import uuid7
 from bridgeserver.journal import Journal
 from bridgeserver.protocols import Usage
+from bridgeserver.protocols.chat import Chat
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception, now_us
 from bridgeserver.shipper import Shipper
@@ -37,6 +38,10 @@ PACKAGES = ("msgspec", "sqlalchemy", "uvloop")
 USAGE = Usage(input=12, output=9)
 USER, KEY = uuid7(), uuid7()
 RECORDS_A_CHAT = 4
+
+
+TAP = Chat().tap()
+TAP.response_id, TAP.stop_reason, TAP.service_tier = "chatcmpl-Bq1xYxU2x4dN1zE6cT0hR8aWk5", "stop", "default"
 
 
 class Scale(NamedTuple):
@@ -81,7 +86,7 @@ async def _chat(journal: Journal) -> None:
     recorder.begin("Say hello to the world, in one short sentence.", kept.set_result)
     await kept
     await asyncio.sleep(0)  # the provider's turn
-    recorder.usage(USAGE, "chatcmpl-Bq1xYxU2x4dN1zE6cT0hR8aWk5", partial=False)
+    recorder.usage(USAGE, TAP, partial=False)
     recorder.end("completed", http_status=200, attempts=1)
     await asyncio.sleep(0)
 
