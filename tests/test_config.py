@@ -14,6 +14,7 @@ import trustme
 
 from bridgeserver.config import (
     Config,
+    DumpsConfig,
     JournalConfig,
     PoolConfig,
     ProviderConfig,
@@ -34,6 +35,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "dumps": DumpsConfig,
     "providers[]": ProviderConfig,
 }
 KEY = "sk-test-0123456789abcdefghij"
@@ -486,7 +488,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
     ("text", "mistake"),
     [
         ("[sever]", "sever: found an unknown name, expected server (the nearest name)"),
-        ("[zzz]", "zzz: found an unknown name, expected one of journal, pool, providers, server, store"),
+        ("[zzz]", "zzz: found an unknown name, expected one of dumps, journal, pool, providers, server, store"),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),
         ("[server]\nzzz = 1", "server.zzz: found an unknown name, expected a name that docs/operations.md lists"),
         ('[server]\n"a\\nb" = 1', 'server."a\\nb": found an unknown name'),

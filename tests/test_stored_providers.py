@@ -108,6 +108,7 @@ def test_a_list_and_the_files_show_no_secret(store: Store, tmp_path: Path) -> No
         "shared_state": False,
         "allow_link_local": False,
         "actor_headers": False,
+        "dumps": False,
         "breaker_failures": 0,
         "breaker_interval_s": 10.0,
         "breaker_timeout_s": 30.0,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from typing import Any
 
 import structlog
@@ -174,12 +175,19 @@ class Call:
         worker.counters["passthrough"] += 1
         creates = target.route.creates_object
         watch: Watch = Claim(worker.ownership, provider.name, caller.user_id) if creates else _relay_as_it_is
-        with target.exchange() as exchange:
-            exchange.prepare(target.request_head(request, body), body, is_head_request=request.method == "HEAD")
+        dump = worker.dumps.passed_through(provider.name, target.route.path) if provider.dumps else None
+        head = target.request_head(request, body)
+        if dump is not None:
+            dump.request(head, body, provider.extra_fields, provider.query)
+        with dump or nullcontext(), target.exchange() as exchange:
+            exchange.prepare(head, body, is_head_request=request.method == "HEAD")
             exchange.start()
             connection, _target = await target.answer(exchange, request, body, guard, worker.timeouts)
             answer = connection.head
             assert answer is not None  # noqa: S101 - the request was sent, so the head is here
+            if dump is not None:
+                dump.answer(answer.status, answer.headers)
+                watch = dump.watching(watch)
             await relay(connection, answer_lines(answer.headers), self._reply, guard, worker.timeouts, watch)
 
     def _refuse(self, error: BridgeError) -> None:

@@ -7,6 +7,7 @@ from bridgecore import Connection, Guard, Reply, Request, uuid7
 from bridgeserver.account import Account, read_along
 from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
+from bridgeserver.dumps import Dump, Dumps
 from bridgeserver.errors import BridgeError, CircuitOpen, ClientClosed, Ended, KeysRateLimited, UpstreamTimeout
 from bridgeserver.headers import answer_lines
 from bridgeserver.identity import Caller
@@ -32,6 +33,7 @@ class Means(NamedTuple):
     ownership: Ownership
     timeouts: Timeouts
     accounting: Budget
+    dumps: Dumps
 
 
 class Interception:
@@ -56,6 +58,7 @@ class Interception:
         self._facts = facts
         self._account: Account | None = None
         self._circuit: Circuit | None = None
+        self._dump: Dump | None = None
         self._asked_for_usage = False
         self._claimed: tuple[str, ...] = ()
 
@@ -75,7 +78,11 @@ class Interception:
             recorder.begin(self._facts.prompt, _send_nothing)
             self._end(recorder, reply, exchange, error)
             raise
-        exchange.prepare(target.request_head(self._request, body), body)
+        head = target.request_head(self._request, body)
+        if target.provider.dumps:
+            self._dump = self._means.dumps.bridged(target.provider.name, self._facts.model, self.id)
+            self._dump.request(head, body, target.provider.extra_fields, target.provider.query)
+        exchange.prepare(head, body)
         recorder.begin(self._facts.prompt, exchange.start)  # it leaves in the turn in which it was written down
         try:
             with guard, exchange:
@@ -141,6 +148,9 @@ class Interception:
             self._note(account, findings, recorder)
             return out
 
+        if self._dump is not None:
+            self._dump.answer(head.status, head.headers)
+            return relay(connection, lines, reply, guard, self._means.timeouts, self._dump.watching(watch))
         return relay(connection, lines, reply, guard, self._means.timeouts, watch)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
@@ -162,6 +172,8 @@ class Interception:
                 is_partial = error is not None or account.is_partial or not account.tap.complete
                 recorder.usage(account.tap.usage, account.tap, partial=is_partial)
         if error is not None:
+            if self._dump is not None:
+                self._dump.failed(str(error))
             recorder.end(
                 _status_of(error),
                 http_status=reply.status or (None if isinstance(error, ClientClosed) else error.status),

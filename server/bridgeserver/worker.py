@@ -17,6 +17,7 @@ from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
+from bridgeserver.dumps import Dumps
 from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Keyring
@@ -77,7 +78,12 @@ class Worker:
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
-        self.means = Means(self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES))
+        self.dumps = Dumps(
+            config.dumps.path,
+            max_file_bytes=config.dumps.max_file_bytes,
+            max_bytes=config.dumps.max_bytes // server.workers,
+        )
+        self.means = Means(self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps)
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
         )
@@ -101,6 +107,7 @@ class Worker:
         self.journal.close()
         await self._control.close()
         self._executor.shutdown()
+        self.dumps.close()
         self._reader.close()
 
     @property

@@ -5,6 +5,7 @@ from bridgeserver.config.rendering import render
 from bridgeserver.config.schema import (
     BrokenProvider,
     Config,
+    DumpsConfig,
     JournalConfig,
     PoolConfig,
     ProviderConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_FILE",
     "BrokenProvider",
     "Config",
+    "DumpsConfig",
     "JournalConfig",
     "PoolConfig",
     "ProviderConfig",

@@ -14,6 +14,7 @@ from bridgeserver.config.members import Values, Wrong, derive, provider_mistakes
 from bridgeserver.config.schema import (
     BrokenProvider,
     Config,
+    DumpsConfig,
     JournalConfig,
     PoolConfig,
     ProviderConfig,
@@ -63,10 +64,12 @@ class _Loader:
         store = values_of(sections["store"], StoreConfig, self._converter)
         journal = values_of(sections["journal"], JournalConfig, self._converter)
         pool = values_of(sections["pool"], PoolConfig, self._converter)
+        dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
             journal.setdefault("path", Path(f"{database}.journal"))
+            dumps.setdefault("path", Path(f"{database}.dumps"))
         server = self._server(sections["server"])
         providers, broken = self._providers()
         if self._mistakes:
@@ -76,6 +79,7 @@ class _Loader:
             store=StoreConfig(**store),
             journal=JournalConfig(**journal),
             pool=PoolConfig(**pool),
+            dumps=DumpsConfig(**dumps),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
         )

@@ -166,6 +166,14 @@ class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     on_store_failure: Annotated[Literal["spool", "reject"], Meta(description='"spool" or "reject"')] = "spool"
 
 
+class DumpsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the requests and answers of providers with `dumps` are kept as files, for debugging."""
+
+    path: FolderPath
+    max_file_bytes: Size = 4 << 20
+    max_bytes: Size = 1 << 30
+
+
 class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One provider: where it is, and what it is shown."""
 
@@ -186,6 +194,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shared_state: Switch = False
     allow_link_local: Switch = False
     actor_headers: Switch = False
+    dumps: Switch = False
     breaker_failures: Failures = 0
     breaker_interval_s: Pause = 10.0
     breaker_timeout_s: Seconds = 30.0
@@ -207,5 +216,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: StoreConfig
     journal: JournalConfig
     pool: PoolConfig
+    dumps: DumpsConfig
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()

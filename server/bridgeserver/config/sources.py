@@ -10,13 +10,14 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from bridgeserver.config.schema import JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import DumpsConfig, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "dumps": DumpsConfig,
 }
 
 PREFIX = "BRIDGECORE_"

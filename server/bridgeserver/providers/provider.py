@@ -67,14 +67,18 @@ class Provider:
         self.enabled = config.enabled
         self.shared_state = config.shared_state
         self.actor_headers = config.actor_headers
+        self.dumps = config.dumps
         self.error_protocol = kind.error_protocol
         self.origin = Origin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
         self._kind = kind
         self._prefix = f"/{config.name}{kind.prefix}"
         self._base_path = url.path.rstrip("/").encode()
-        self._query = urlencode(list(config.query.items())).encode()
+        self.query = urlencode(list(config.query.items())).encode()
+        """What every query begins with; may hold secrets, as `extra_fields` may."""
         self._host = url.netloc.encode()
-        self._extra_headers = [(name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()]
+        self._extra_headers: Pairs = [
+            (name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()
+        ]
         self._auth = config.auth
         central = _central_credentials(config)
         self.keys = KeyPool(config.name, central, counters, clock) if central else None
@@ -84,13 +88,17 @@ class Provider:
                 config.breaker_failures, config.breaker_interval_s, config.breaker_timeout_s, config.breaker_probes
             )
             self.breaker = Breaker(config.name, rules, counters, clock)
-        replaced = [name for name, _value in self._extra_headers]
-        self._held_back = held_back(is_central=True, replaced=replaced)
-        self._held_back_from_byok = held_back(is_central=False, replaced=replaced)
+        self._held_back = held_back(is_central=True, replaced=self.extra_fields)
+        self._held_back_from_byok = held_back(is_central=False, replaced=self.extra_fields)
         # A head of the routes that matter differs from the next one in little; that part is written once.
         self._openings = {
             (path, key.value): self._opening("POST", path, b"", key) for path in kind.bridged for key in central
         }
+
+    @property
+    def extra_fields(self) -> list[bytes]:
+        """The names of the fields that the configuration adds, whose values may be secrets."""
+        return [name for name, _value in self._extra_headers]
 
     def check_enabled(self) -> None:
         """Raise ProviderDisabled if this provider is switched off."""
@@ -157,8 +165,8 @@ class Provider:
     def _opening(self, method: str, path: str, query: bytes, credential: Credential) -> bytes:
         """Return what a head begins with: all that is not the client's."""
         target = self._base_path + path.encode()
-        if self._query or query:
-            target += b"?" + b"&".join(filter(None, (self._query, query)))
+        if self.query or query:
+            target += b"?" + b"&".join(filter(None, (self.query, query)))
         fields = [(b"host", self._host), (b"accept-encoding", b"identity"), *self._extra_headers]
         if credential.name:
             fields.append((credential.name, credential.value))

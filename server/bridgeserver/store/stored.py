@@ -47,6 +47,7 @@ class GivenSettings(Struct, frozen=True, kw_only=True):
     shared_state: bool | UnsetType = UNSET
     allow_link_local: bool | UnsetType = UNSET
     actor_headers: bool | UnsetType = UNSET
+    dumps: bool | UnsetType = UNSET
     breaker_failures: int | UnsetType = UNSET
     breaker_interval_s: float | UnsetType = UNSET
     breaker_timeout_s: float | UnsetType = UNSET
