@@ -293,7 +293,7 @@ def test_tables_in_variables(read: Read) -> None:
         ('[[providers]]\ntype = "openai"', "providers[0].name: found nothing, expected lower-case letters"),
         (
             '[[providers]]\nname = "mine"',
-            'providers[0].type: found nothing, expected "anthropic", "openai" or "copilot"',
+            'providers[0].type: found nothing, expected "anthropic", "openai", "copilot" or "bedrock"',
         ),
         (provider(name="A"), 'providers[0].name: found "A", expected lower-case letters'),
         (provider(name="a-"), 'providers[0].name: found "a-", expected lower-case letters'),
@@ -313,6 +313,84 @@ def test_what_copilot_cannot_have(mistakes: Mistakes) -> None:
     assert [line.partition(": ")[2] for line in found] == [
         "providers[0].keys: found a key, expected none: every caller of Copilot brings his own token",
         'providers[0].auth: found "x-api-key", expected "bearer", which is all that Copilot takes',
+    ]
+
+
+PAIR = "AKIDEXAMPLE:a-secret-access-key-0123456789"
+
+
+def bedrock(members: str) -> str:
+    """Return a Bedrock provider in TOML."""
+    return f'[[providers]]\nname = "aws"\ntype = "bedrock"\n{members}\n'
+
+
+@pytest.mark.parametrize(
+    ("members", "url", "region"),
+    [
+        ('region = "eu-central-1"', "https://bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1"),
+        (
+            'region = "us-east-1"\nbedrock_api = "mantle"',
+            "https://bedrock-mantle.us-east-1.api.aws/anthropic",
+            "us-east-1",
+        ),
+        (
+            'base_url = "https://bedrock-runtime.us-gov-west-1.amazonaws.com"\nregion = "eu-west-1"',
+            "https://bedrock-runtime.us-gov-west-1.amazonaws.com",
+            "us-gov-west-1",
+        ),
+        (
+            'base_url = "https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com"',
+            "https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com",
+            "eu-west-1",
+        ),
+        ('base_url = "http://127.0.0.1:9"\nregion = "eu-west-1"', "http://127.0.0.1:9", "eu-west-1"),
+    ],
+)
+def test_bedrocks_place(read: Read, members: str, url: str, region: str) -> None:
+    """The URL follows from the region, and the region from the URL where that names one."""
+    (found,) = read(bedrock(f'{members}\nkeys = ["{PAIR}"]')).providers
+    assert (found.base_url, found.region, found.auth) == (url, region, "aws")
+    assert "claude" in found.model
+    assert "haiku" in found.small_fast_model
+
+
+@pytest.mark.parametrize(
+    ("members", "mistake"),
+    [
+        pytest.param("", "region: found nothing, expected region or base url required", id="gw-B1"),
+        pytest.param('region = "Europe"', 'region: found "Europe", expected a region of AWS', id="region"),
+        pytest.param('base_url = "http://h"', "region: found nothing, and none in the host of base_url", id="host"),
+        pytest.param(
+            f'region = "eu-west-1"\nkeys = ["{PAIR.partition(":")[0]}"]',
+            "keys: found something else, expected both access key and access key secret must be provided together",
+            id="gw-B2-one-of-two",
+        ),
+        pytest.param('region = "eu-west-1"\nkeys = [":x"]', "keys: found something else", id="gw-B2-empty"),
+        pytest.param('region = "eu-west-1"\nkeys = ["a:b", "c:d"]', "keys: found 2 keys", id="two-pairs"),
+        pytest.param('region = "eu-west-1"\nauth = "x-api-key"', 'auth: found "x-api-key"', id="auth"),
+        pytest.param(
+            'region = "eu-west-1"\nmodel = ""', 'model: found "", expected the id of a model', id="gw-B2-model"
+        ),
+        pytest.param('region = "eu-west-1"\naws_external_id = "x"', "aws_external_id: found an external id", id="role"),
+        pytest.param(
+            f'region = "eu-west-1"\nkeys = ["{PAIR}"]\naws_profile = "p"', "aws_profile: found a profile", id="profile"
+        ),
+    ],
+)
+def test_bedrocks_mistakes(mistakes: Mistakes, members: str, mistake: str) -> None:
+    """What the reference says at the first request is said of the configuration, and no secret is shown."""
+    (found,) = mistakes(bedrock(members))
+    assert found.partition(": ")[2].startswith(f"providers[0].{mistake}")
+    assert "a-secret" not in found
+
+
+def test_options_of_bedrock_belong_to_bedrock(mistakes: Mistakes) -> None:
+    """Elsewhere they would be without effect."""
+    found = mistakes(provider('region = "eu-west-1"\nmodel = "m"\nauth = "aws"'))
+    assert [line.partition(": ")[2].partition(":")[0] for line in found] == [
+        "providers[0].region",
+        "providers[0].model",
+        "providers[0].auth",
     ]
 
 

@@ -78,7 +78,7 @@ def test_a_broken_provider_is_listed_with_its_reason(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["add", "mine"], 'type: found "mine", expected "anthropic", "openai" or "copilot"'),
+        (["add", "mine"], 'type: found "mine", expected "anthropic", "openai", "copilot" or "bedrock"'),
         (["add", "openai", "--key", "env:OPENAI_API_KEY"], "found a reference that begins with env:"),
         (["add", "openai", "--key", "-"], "--key -: found an empty line or none"),
         (["add", "openai", "--base-url", "http://169.254.169.254"], "no link-local or metadata address"),

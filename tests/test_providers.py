@@ -34,7 +34,7 @@ def head(found: Provider, method: str, path: str, fields: dict[str, str], query:
     """Return the lines of the head that a request to *path* would go out with."""
     values = {name.encode(): value.encode() for name, value in fields.items()}
     credential = found.credential(values, is_byok=not values.keys().isdisjoint({b"authorization", b"x-api-key"}))
-    lines = found.request_head(method, found.route(method, path), query, list(values.items()), credential, 0)
+    lines = found.request_head(method, found.route(method, path).path, query, list(values.items()), credential, b"")
     return lines.decode().split("\r\n")
 
 

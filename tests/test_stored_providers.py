@@ -113,6 +113,13 @@ def test_a_list_and_the_files_show_no_secret(store: Store, tmp_path: Path) -> No
         "breaker_interval_s": 10.0,
         "breaker_timeout_s": 30.0,
         "breaker_probes": 3,
+        "region": "",
+        "bedrock_api": "invoke",
+        "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "small_fast_model": "global.anthropic.claude-haiku-4-5-20251001-v1:0",
+        "aws_profile": "",
+        "aws_role": "",
+        "aws_external_id": "",
         "extra_headers": {"x-team": "a-...et"},
         "query": {"k": "a-...et"},
     }
@@ -200,7 +207,7 @@ def test_a_name_is_taken_once(store: Store) -> None:
     [
         ({"name": "A B"}, 'providers."A B".name: found "A B", expected lower-case'),
         ({"name": ""}, 'providers."".name: found ""'),
-        ({"type": "gemini"}, 'type: found "gemini", expected "anthropic", "openai" or "copilot"'),
+        ({"type": "gemini"}, 'type: found "gemini", expected "anthropic", "openai", "copilot" or "bedrock"'),
         ({"base_url": "api.test"}, "base_url: found"),
         ({"base_url": "ftp://api.test"}, "base_url: found"),
         ({"base_url": "https://me:hunter2@h"}, "base_url: found"),

@@ -16,9 +16,10 @@ from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
-from bridgeserver.protocols import Facts, Protocol
+from bridgeserver.protocols import Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
+from bridgeserver.providers import Outgoing
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
 from bridgeserver.target import Target
@@ -106,7 +107,7 @@ class Call:
         credential = provider.credential(request.headers, is_byok=presented.is_byok)
         tells_actor = provider.actor_headers and route.protocol is not None
         further = actor_lines(caller.user_id, caller.user_name) if tells_actor else b""
-        target = Target(generation, provider, route, credential, further)
+        target = Target(generation, provider, route, credential, route.path, further)
         task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guards.open(task)
@@ -125,6 +126,8 @@ class Call:
                 guard.rest()
                 request.on_lost(guard.leave)
                 try:
+                    if provider.session is not None and not provider.session.is_ready:
+                        await provider.session.ready()
                     if route.protocol is None:
                         await self._pass_through(caller, target, body, guard)
                     else:
@@ -146,27 +149,34 @@ class Call:
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, generation = self._worker, target.generation
-        facts, sent = self._read(protocol, body)
+        sent, asked_for_usage = self._read(target, protocol, body)
+        facts, target = sent.facts, target._replace(path=sent.path)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(target.provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
             self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
-            await self._interception.run(sent, self._reply, guard, asked_for_usage=sent is not body)
+            await self._interception.run(sent.body, self._reply, guard, asked_for_usage=asked_for_usage)
 
-    def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
-        """Return the facts of a body, and the body to send: another one only where usage must be asked for."""
+    def _read(self, target: Target, protocol: Protocol, body: bytes) -> tuple[Outgoing, bool]:
+        """Return what is sent and where to, and whether it asks for usage that the client did not ask for.
+
+        It is what came, but where usage must be asked for, and where the provider has a wire format of its own.
+        """
         encoding = self._request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
         is_plain = encoding in {"", "identity"}
         plain = body if is_plain else decode(body, encoding, self._worker.config.server.max_body_bytes)
         facts = protocol.facts(plain)
         splice = protocol.usage_splice(plain) if facts.stream else None
-        if splice is None:
-            return facts, body
-        if not is_plain:
-            raise UnsupportedEncoding(f"a streaming request to this route must not be encoded; found {encoding}")
-        return facts, b"".join((body[: splice.start], splice.data, body[splice.end :]))
+        translated = target.provider.outgoing(target.route, facts, plain, self._request.fields)
+        if not is_plain and (splice is not None or translated is not None):
+            raise UnsupportedEncoding(
+                f"this request has to be edited on its way, and so it must not be encoded; found {encoding}"
+            )
+        if splice is not None:
+            body = b"".join((body[: splice.start], splice.data, body[splice.end :]))
+        return translated or Outgoing(target.path, body, facts), splice is not None
 
     async def _pass_through(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider

@@ -27,6 +27,7 @@ BridgeError
 ├── CircuitOpen           503, with Retry-After
 ├── Overloaded            503, with Retry-After
 │   └── NotRecordable          503: the journal or the store cannot take the record
+├── CredentialsMissing    500: what the gateway itself needs to ask a provider is not there
 ├── ProviderDisabled      503, and a retry cannot help
 └── Ended                 the request was ended from outside
     ├── ClientClosed           the client left, or stopped reading
@@ -214,6 +215,10 @@ class NotRecordable(Overloaded):
     """The request cannot be recorded, so it is not sent."""
 
     retry_after_s = 5
+
+
+class CredentialsMissing(BridgeError):
+    """The gateway has no credentials of its own for a provider, or cannot refresh them."""
 
 
 class ProviderDisabled(BridgeError):

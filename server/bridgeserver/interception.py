@@ -130,22 +130,30 @@ class Interception:
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = connection.head
         assert head is not None  # noqa: S101 - the request was sent, so the head is here
+        translation = self._target.provider.translation(head.status, head.headers)
+        fields = head.headers if translation is None else translation.fields
         account = read_along(
             self._protocol.tap(),
             head.status,
-            head.headers,
+            fields,
             self._means.accounting,
             drop_extra_usage=self._asked_for_usage,
         )
         self._account = account
-        lines = answer_lines(head.headers, drop_length=account.edits) + ID_LINE % self.id.encode()
+        lines = answer_lines(fields, drop_length=account.edits) + ID_LINE % self.id.encode()
 
         def watch(chunk: bytes, is_last: bool) -> bytes:
+            if translation is not None:
+                chunk = translation.feed(chunk, is_last)
             out, findings = account.feed(chunk) if chunk else (b"", [])
-            if is_last:
+            failure = None if translation is None else translation.failure
+            if is_last and failure is None:
                 rest, more = account.finish()
                 out, findings = out + rest, findings + more
             self._note(account, findings, recorder)
+            if failure is not None:
+                reply.write(out, more=True)
+                raise failure
             return out
 
         if self._dump is not None:

@@ -25,7 +25,7 @@ def add_to(group: Any) -> None:  # its type is private to argparse
     _add(group, "list", show, "list the providers of the configuration and of the store")
     add = _add(group, "add", _create, "store a provider; it replaces one of the configuration with its name")
     add.add_argument("name", help="first segment of the path")
-    add.add_argument("--type", help="anthropic, openai or copilot (default: the name)")
+    add.add_argument("--type", help="anthropic, openai, copilot or bedrock (default: the name)")
     add.add_argument("--base-url", help="where requests go (default: by type)")
     add.add_argument(
         "--key",
@@ -33,7 +33,8 @@ def add_to(group: Any) -> None:  # its type is private to argparse
         default=[],
         help="a key; - reads it from a line of standard input, where no other user sees it; several times for several",
     )
-    add.add_argument("--auth", help="bearer, x-api-key, api-key or none (default: by type)")
+    add.add_argument("--region", help="of Bedrock")
+    add.add_argument("--auth", help="bearer, x-api-key, api-key, aws or none (default: by type)")
     add.add_argument("--disabled", action="store_true", help="answer its requests with 503 until it is enabled")
     add.add_argument("--display-name", default="", help="a name for people")
     for name, command, text in (
@@ -106,6 +107,7 @@ def _create(options: argparse.Namespace) -> None:
         enabled=not options.disabled,
         display_name=options.display_name,
         auth=options.auth or UNSET,
+        region=options.region or UNSET,
     )
     with _opened(options) as (_config, store, vault):
         store.create_provider(vault, fields, ACTOR)

@@ -19,6 +19,8 @@ class Target(NamedTuple):
     provider: Provider
     route: Route
     credential: Credential
+    path: str
+    """Below the provider's base URL."""
     further: bytes = b""
     """Lines of the head that are about the caller."""
 
@@ -30,7 +32,7 @@ class Target(NamedTuple):
     def request_head(self, request: Request, body: bytes) -> bytes:
         """Return the head of the upstream request."""
         return self.provider.request_head(
-            request.method, self.route, request.query, request.fields, self.credential, len(body), self.further
+            request.method, self.path, request.query, request.fields, self.credential, body, self.further
         )
 
     def exchange(self) -> Exchange:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridgeserver.config import checks
 from bridgeserver.config.conversion import Converter
-from bridgeserver.config.members import Values, Wrong, derive, provider_mistakes, values_of
+from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
     BrokenProvider,
     Config,
@@ -21,7 +21,7 @@ from bridgeserver.config.schema import (
     ServerConfig,
     StoreConfig,
 )
-from bridgeserver.config.sources import Sources, Table
+from bridgeserver.config.sources import Sources, Table, Values, Wrong
 from bridgeserver.errors import ConfigError
 
 DEFAULT_FILE = Path("bridgecore.toml")

@@ -8,25 +8,19 @@ from typing import Any
 
 import msgspec
 
-from bridgeserver.config import checks
+from bridgeserver.config import bedrock, checks
 from bridgeserver.config.conversion import WRONG, Converter, LiteralConverter, option_of
 from bridgeserver.config.schema import ProviderConfig
-from bridgeserver.config.sources import Table, quoted, unknown
+from bridgeserver.config.sources import Table, Values, Wrong, quoted, unknown
 
 BASE_URLS = {
     "anthropic": "https://api.anthropic.com",
     "openai": "https://api.openai.com/v1",
     "copilot": "https://api.individual.githubcopilot.com",
 }
-AUTHS = {"anthropic": "x-api-key", "openai": "bearer", "copilot": "bearer"}
+AUTHS = {"anthropic": "x-api-key", "openai": "bearer", "copilot": "bearer", "bedrock": "aws"}
 MAX_KEYS = 5
 """Of a provider that did not come from the file."""
-
-Values = dict[str, Any]
-"""The members of one table that are right, by name."""
-
-Wrong = tuple[str, str, str]
-"""A member, what was found there, and what was expected."""
 
 
 def values_of(table: Table, struct: type[msgspec.Struct], converter: Converter) -> Values:
@@ -54,8 +48,10 @@ def derive(table: Table, values: Values) -> None:
     if "type" not in table.members and values.get("name") in BASE_URLS:
         values["type"] = values["name"]
     if "type" in values:
-        if "base_url" not in table.members:
+        if "base_url" not in table.members and values["type"] in BASE_URLS:
             values["base_url"] = BASE_URLS[values["type"]]
+        if values["type"] == "bedrock":
+            bedrock.derive(table, values)
         values.setdefault("auth", AUTHS[values["type"]])
 
 
@@ -67,13 +63,21 @@ def provider_mistakes(table: Table, values: Values, names: Collection[str] = ())
     if values.get("name") in names:
         yield "name", f'"{values["name"]}" a second time', "a name of its own for each provider"
     if values.get("type") == "copilot":
-        if values.get("keys"):
-            yield "keys", "a key", "none: every caller of Copilot brings his own token"
-        if values.get("auth", "bearer") != "bearer":
-            yield "auth", f'"{values["auth"]}"', '"bearer", which is all that Copilot takes'
+        yield from _copilot_mistakes(values)
+    if values.get("type") == "bedrock":
+        yield from bedrock.mistakes(table, values)
+    elif "type" in values:
+        yield from bedrock.out_of_place(table, values)
     is_forbidden = "base_url" in values and checks.is_link_local(values["base_url"])
     if is_forbidden and values.get("allow_link_local") is False:
         yield "base_url", f'"{values["base_url"]}"', "no link-local or metadata address, or allow_link_local = true"
+
+
+def _copilot_mistakes(values: Values) -> Iterator[Wrong]:
+    if values.get("keys"):
+        yield "keys", "a key", "none: every caller of Copilot brings his own token"
+    if values.get("auth", "bearer") != "bearer":
+        yield "auth", f'"{values["auth"]}"', '"bearer", which is all that Copilot takes'
 
 
 def literal(source: str, name: str, members: Mapping[str, object]) -> tuple[Values, list[str]]:

@@ -57,12 +57,12 @@ ProviderName = Annotated[
     ),
 ]
 ProviderType = Annotated[
-    Literal["anthropic", "openai", "copilot"],
-    Meta(description='"anthropic", "openai" or "copilot"'),
+    Literal["anthropic", "openai", "copilot", "bedrock"],
+    Meta(description='"anthropic", "openai", "copilot" or "bedrock"'),
 ]
 Auth = Annotated[
-    Literal["bearer", "x-api-key", "api-key", "none"],
-    Meta(description='"bearer", "x-api-key", "api-key" or "none"'),
+    Literal["bearer", "x-api-key", "api-key", "aws", "none"],
+    Meta(description='"bearer", "x-api-key", "api-key", "aws" or "none"'),
 ]
 Keys = Annotated[
     tuple[Annotated[Secret, Meta(description="a key", extra={"is_secret": True})], ...],
@@ -84,6 +84,15 @@ SealingKeys = Annotated[
         extra={"is_secret": True, "may_be_single": True},
     ),
 ]
+Region = Annotated[
+    str, Meta(pattern=r"^([a-z]{2,}(-[a-z]+)+-[0-9]+)?\Z", description='a region of AWS such as "eu-central-1"')
+]
+BedrockApi = Annotated[Literal["invoke", "mantle"], Meta(description='"invoke" or "mantle"')]
+ModelId = Annotated[
+    str,
+    Meta(pattern=r"^[\x21-\x7e]{1,512}\Z", description="the id of a model or the ARN of an inference profile"),
+]
+Word = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{0,2048}\Z", description="text without spaces")]
 HeaderName = Annotated[
     str,
     Meta(
@@ -199,6 +208,13 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     breaker_interval_s: Pause = 10.0
     breaker_timeout_s: Seconds = 30.0
     breaker_probes: Probes = 3
+    region: Region = ""
+    bedrock_api: BedrockApi = "invoke"
+    model: ModelId = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    small_fast_model: ModelId = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+    aws_profile: Word = ""
+    aws_role: Word = ""
+    aws_external_id: Word = ""
 
 
 class BrokenProvider(Struct, frozen=True, kw_only=True):

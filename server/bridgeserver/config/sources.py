@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -34,6 +34,13 @@ BUILD_SWITCH = "BRIDGECORE_DEBUG"
 """Read by setup.py, and often left in a developer's environment."""
 
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S*")
+
+
+Values = dict[str, Any]
+"""The members of one table that are right, by name."""
+
+Wrong = tuple[str, str, str]
+"""A member, what was found there, and what was expected."""
 
 
 class Given(NamedTuple):

@@ -88,10 +88,15 @@ class Messages:
         return None
 
     def error_body(self, status: int, message: str, error_type: ErrorType) -> bytes:
-        return _error(_TYPES_BY_STATUS.get(status) or _TYPES.get(error_type, "api_error"), message)
+        return _error(error_name(status, error_type), message)
 
     def error_event(self, message: str, error_type: ErrorType) -> bytes:
         return b"event: error\ndata: " + _error(_TYPES.get(error_type, "api_error"), message) + b"\n\n"
+
+
+def error_name(status: int, error_type: ErrorType | None = None) -> str:
+    """Return what Anthropic calls a failure with that status, or of that type."""
+    return _TYPES_BY_STATUS.get(status) or _TYPES.get(error_type or "unknown", "api_error")
 
 
 class MessagesTap:

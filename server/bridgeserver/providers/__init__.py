@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import ConfigError
-from bridgeserver.providers import anthropic, copilot, openai
-from bridgeserver.providers.provider import Provider, Route
+from bridgeserver.providers import anthropic, bedrock, copilot, openai
+from bridgeserver.providers.provider import Outgoing, Provider, Route
 
-__all__ = ["Provider", "Route", "build"]
+__all__ = ["Outgoing", "Provider", "Route", "build"]
 
 TYPES = {kind.name: kind for kind in (anthropic.TYPE, copilot.TYPE, openai.TYPE)}
 
@@ -36,6 +36,12 @@ def build(
     for config in configs:
         same = before.get(config.name) if before else None
         if same is None or same.config != config:
-            same = Provider(config, TYPES[config.type], counters, clock)
+            same = _provider(config, counters, clock)
         providers[config.name] = same
     return providers
+
+
+def _provider(config: ProviderConfig, counters: Counter[str] | None, clock: Callable[[], float]) -> Provider:
+    if config.type == "bedrock":
+        return bedrock.BedrockProvider(config, counters, clock)
+    return Provider(config, TYPES[config.type], counters, clock)

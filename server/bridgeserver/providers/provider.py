@@ -4,16 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from typing import Protocol as Interface
 from urllib.parse import unquote, urlencode, urlsplit
 
 from bridgecore import write_lines
 from bridgeserver.breaker import Breaker, Rules
 from bridgeserver.config import ProviderConfig
 from bridgeserver.credential import CREDENTIAL_HEADERS, Credential, bearer_token
-from bridgeserver.errors import NotFound, ProviderDisabled, Unauthorized
+from bridgeserver.errors import BadResponse, NotFound, ProviderDisabled, Unauthorized
 from bridgeserver.headers import Headers, Pairs, held_back, request_lines
 from bridgeserver.keypool import KeyPool
-from bridgeserver.protocols import Protocol
+from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.secret import hint
 from bridgeserver.upstream import Origin
 
@@ -39,6 +40,8 @@ class ProviderType(NamedTuple):
     """Subtrees whose next segment is the id of an object that belongs to one user."""
     creates: frozenset[str] = frozenset()
     """Passthrough routes whose answer to a POST is an object of that kind."""
+    held_back: frozenset[bytes] = frozenset()
+    """Fields that do not travel on beside the usual ones."""
 
 
 class Route(NamedTuple):
@@ -48,6 +51,40 @@ class Route(NamedTuple):
     protocol: Protocol | None
     object_id: str | None
     creates_object: bool
+
+
+class Outgoing(NamedTuple):
+    """A request in a wire format of the provider's own."""
+
+    path: str
+    body: bytes
+    facts: Facts
+
+
+class Translation(Interface):
+    """An answer in a wire format of the provider's own, on its way into the protocol's."""
+
+    fields: Pairs
+    """The header fields that the answer has then."""
+    failure: BadResponse | None
+    """Why nothing can be made of the rest."""
+
+    def feed(self, chunk: bytes, is_last: bool) -> bytes:
+        """Return what the next bytes of the body become."""
+        ...
+
+
+class Session(Interface):
+    """What has to be there before a request can be signed."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is."""
+        ...
+
+    async def ready(self) -> None:
+        """Return once it is there."""
+        ...
 
 
 class Provider:
@@ -75,7 +112,7 @@ class Provider:
         self._base_path = url.path.rstrip("/").encode()
         self.query = urlencode(list(config.query.items())).encode()
         """What every query begins with; may hold secrets, as `extra_fields` may."""
-        self._host = url.netloc.encode()
+        self.host = url.netloc
         self._extra_headers: Pairs = [
             (name.lower().encode(), value.encode()) for name, value in config.extra_headers.items()
         ]
@@ -88,8 +125,10 @@ class Provider:
                 config.breaker_failures, config.breaker_interval_s, config.breaker_timeout_s, config.breaker_probes
             )
             self.breaker = Breaker(config.name, rules, counters, clock)
-        self._held_back = held_back(is_central=True, replaced=self.extra_fields)
-        self._held_back_from_byok = held_back(is_central=False, replaced=self.extra_fields)
+        self.session: Session | None = None
+        replaced = [*self.extra_fields, *kind.held_back]
+        self._held_back = held_back(is_central=True, replaced=replaced)
+        self._held_back_from_byok = held_back(is_central=False, replaced=replaced)
         # A head of the routes that matter differs from the next one in little; that part is written once.
         self._openings = {
             (path, key.value): self._opening("POST", path, b"", key) for path in kind.bridged for key in central
@@ -145,32 +184,45 @@ class Provider:
     def request_head(
         self,
         method: str,
-        route: Route,
+        path: str,
         query: bytes,
         headers: Pairs,
         credential: Credential,
-        body_bytes: int,
+        body: bytes,
         further: bytes = b"",
     ) -> bytes:
-        """Return the head of the upstream request, with *further* lines and its blank line."""
+        """Return the head of the upstream request to *path* below the base, with *further* lines and its blank line."""
         is_central = credential.kind == "centralized"
-        opening = None if query or not is_central else self._openings.get((route.path, credential.value))
+        opening = None if query or not is_central else self._openings.get((path, credential.value))
         if opening is None:
-            opening = self._opening(method, route.path, query, credential)
+            opening = self._opening(method, path, query, credential)
         lines = request_lines(headers, self._held_back if is_central else self._held_back_from_byok) + further
-        if body_bytes or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
-            return b"%b%bcontent-length: %d\r\n\r\n" % (opening, lines, body_bytes)
+        if body or method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (opening, lines, len(body))
         return opening + lines + b"\r\n"
+
+    def outgoing(self, route: Route, facts: Facts, body: bytes, fields: Pairs) -> Outgoing | None:
+        """Return what a bridged request becomes, None where it goes as it came."""
+        del route, facts, body, fields
+        return None
+
+    def translation(self, status: int, fields: Pairs) -> Translation | None:
+        """Return how an answer with that head becomes one of the protocol, None where it is one."""
+        del status, fields
+        return None
 
     def _opening(self, method: str, path: str, query: bytes, credential: Credential) -> bytes:
         """Return what a head begins with: all that is not the client's."""
-        target = self._base_path + path.encode()
-        if self.query or query:
-            target += b"?" + b"&".join(filter(None, (self.query, query)))
-        fields = [(b"host", self._host), (b"accept-encoding", b"identity"), *self._extra_headers]
+        target = self.target(path, query)
+        fields = [(b"host", self.host.encode()), (b"accept-encoding", b"identity"), *self._extra_headers]
         if credential.name:
             fields.append((credential.name, credential.value))
         return b"%b %b HTTP/1.1\r\n%b" % (method.encode(), target, write_lines(fields))
+
+    def target(self, path: str, query: bytes) -> bytes:
+        """Return path and query as they go upstream."""
+        target = self._base_path + path.encode()
+        return target + b"?" + b"&".join(filter(None, (self.query, query))) if self.query or query else target
 
     def _methods(self, below: str) -> frozenset[str]:
         methods = self._kind.passthrough.get(below)
@@ -200,8 +252,8 @@ class Provider:
 
 
 def _central_credentials(config: ProviderConfig) -> list[Credential]:
-    if config.auth == "none":
-        return [Credential(b"", b"", "centralized", "")]
+    if config.auth in {"none", "aws"}:
+        return [Credential(b"", b"", "centralized", hint(config.keys[0].reveal()) if config.keys else "")]
     secrets = [key.reveal() for key in config.keys]
     name, scheme = CREDENTIAL_HEADERS[config.auth], "Bearer " if config.auth == "bearer" else ""
     return [Credential(name, f"{scheme}{secret}".encode(), "centralized", hint(secret)) for secret in secrets]

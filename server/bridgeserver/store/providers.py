@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from bridgecore import uuid7
 from bridgeserver.config import ProviderConfig
-from bridgeserver.config.members import MAX_KEYS, Values, literal
+from bridgeserver.config.members import MAX_KEYS, literal
+from bridgeserver.config.sources import Values
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound, SealError
 from bridgeserver.records import now_us
 from bridgeserver.sealing import Vault

@@ -52,6 +52,13 @@ class GivenSettings(Struct, frozen=True, kw_only=True):
     breaker_interval_s: float | UnsetType = UNSET
     breaker_timeout_s: float | UnsetType = UNSET
     breaker_probes: int | UnsetType = UNSET
+    region: str | UnsetType = UNSET
+    bedrock_api: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    small_fast_model: str | UnsetType = UNSET
+    aws_profile: str | UnsetType = UNSET
+    aws_role: str | UnsetType = UNSET
+    aws_external_id: str | UnsetType = UNSET
 
 
 class ProviderFields(GivenSettings, frozen=True, kw_only=True):
