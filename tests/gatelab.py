@@ -16,7 +16,7 @@ import msgspec
 
 from bridgecore import Reply, Request, Server
 from bridgeserver.app import Application
-from bridgeserver.config import load
+from bridgeserver.config import Config, load
 from bridgeserver.control import Snapshot
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, ModelThought, TokenUsage, ToolUse, UserPrompt
 from bridgeserver.store import open_store
@@ -331,19 +331,19 @@ class GateLab:
     def __init__(self, folder: Path, users: Users, config: str, environ: Mapping[str, str] | None = None) -> None:
         database, self.tokens = users
         folder.mkdir()
-        self.folder = folder
+        file = folder / "bridgecore.toml"
+        file.write_text(config)
+        tree = load(file, environ or {}, {})
         self.loop = MemoryLoop()
         self.provider = self.loop.provider
         place = Place(folder / "bridgecore.db", folder / "journal", folder / "control")
         shutil.copy(database, place.database)
         place.journal.mkdir()
-        file = folder / "bridgecore.toml"
-        file.write_text(config)
         self._answers = deque[asyncio.Future[None]]()
-        self.worker, self.server = self.run(self._start(load(file, environ or {}, {}), place))
+        self.worker, self.server = self.run(self._start(tree, place))
         self._tail = Tail(place.journal / self.worker.journal.worker)
 
-    async def _start(self, config: Any, place: Place) -> tuple[Worker, Server]:
+    async def _start(self, config: Config, place: Place) -> tuple[Worker, Server]:
         worker = Worker(config, place)
         worker._publish(Snapshot(1, config.providers))  # pyright: ignore[reportPrivateUsage]
         application = Application(worker)
@@ -391,6 +391,11 @@ class GateLab:
         over: asyncio.Future[None] = self.loop.create_future()
         self._answers.append(over)
         return over
+
+    @property
+    def user_ids(self) -> dict[str, str]:
+        """Return the id of each user, by name."""
+        return {name: self.run(self.worker.keyring.authenticate(key, "")).user_id for name, key in self.tokens.items()}
 
     def reset(self) -> None:
         """Forget what the provider was asked, and that its answers were all wanted."""
