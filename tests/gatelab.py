@@ -190,6 +190,12 @@ class Line(asyncio.Transport):
     def abort(self) -> None:
         self._lose(None)
 
+    def play(self, *pieces: bytes) -> None:
+        """Go on with an answer that was followed by silence."""
+        self._coming.extend(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        self._is_playing = True
+        self._provider.loop.call_soon(self._deliver)
+
     def _take_requests(self) -> None:
         head, blank, rest = self._received.partition(b"\r\n\r\n")
         if not blank:

@@ -1,8 +1,9 @@
 """Answers as the client sees them and as they are recorded; the rows M15, MR, CC and RS of the acceptance tables."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import pytest
 
 from bridgeserver.errors import ConfigError
@@ -17,7 +18,7 @@ CODEX = [("User-Agent", "codex_cli_rs/0.87.0 (Mac OS)")]
 Json = dict[str, Any]
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True):
     """What a provider answers, and what has to be in the records afterwards."""
 
     play: Play
@@ -100,7 +101,7 @@ def message(content: list[Json], counts: Json, model: str = "claude-sonnet-4-5")
 
 def message_stream(content: list[Json], start: Json, output: int, model: str = "claude-sonnet-4-5") -> Play:
     """Return a message as the events of a stream, a ping among them."""
-    members = {"id": MESSAGE_ID, "type": "message", "role": "assistant", "model": model, "content": []}
+    members: Json = {"id": MESSAGE_ID, "type": "message", "role": "assistant", "model": model, "content": []}
     events = [event("message_start", message={**members, "usage": start}), PING]
     for index, block in enumerate(content):
         events += block_events(index, block)
@@ -110,11 +111,12 @@ def message_stream(content: list[Json], start: Json, output: int, model: str = "
 
 def block_events(index: int, block: Json) -> list[bytes]:
     """Return the events of one content block, its text in two pieces."""
-    whole, kind, bare = {
+    kinds: dict[str, tuple[str, str, Json]] = {
         "thinking": (block.get("thinking", ""), "thinking_delta", {"type": "thinking", "thinking": ""}),
         "text": (block.get("text", ""), "text_delta", {"type": "text", "text": ""}),
         "tool_use": (json.dumps(block.get("input")), "input_json_delta", {**block, "input": {}}),
-    }[block["type"]]
+    }
+    whole, kind, bare = kinds[block["type"]]
     member = {"thinking_delta": "thinking", "text_delta": "text", "input_json_delta": "partial_json"}[kind]
     deltas = [{"type": kind, member: piece} for piece in (whole[:3], whole[3:])]
     return [
