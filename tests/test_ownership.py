@@ -45,7 +45,10 @@ MEMBERS = [
     pytest.param({"conversation": {"id": "conv_1"}}, id="conversation-object"),
     pytest.param({"conversation": "conv_1", "previous_response_id": None}, id="conversation-and-null"),
 ]
-"""Every member of a request that goes on with a stored object."""
+"""Every member of a request that goes on with a stored object, but one.
+
+An `item_reference` in `input` names a stored item, and is not looked at yet: no interception knows whose items are.
+"""
 
 MODES = pytest.mark.parametrize("streaming", [False, True], ids=["blocking", "streaming"])
 
