@@ -1,5 +1,6 @@
 """With a central key, what one user's requests have left at a provider is for no other user."""
 
+import gzip
 import json
 from typing import Any
 
@@ -203,3 +204,12 @@ def test_shared_state_is_shared(make_lab: MakeLab) -> None:
     lab = with_objects(make_lab(f"{PROVIDERS}shared_state = true\n"))
     served(lab, f"{RESPONSES}/resp_1", None, "GET", user="bob")
     served(lab, RESPONSES, ASKED | {"conversation": "conv_1"}, user="bob")
+
+
+def test_no_encoding_hides_an_object(theirs: GateLab) -> None:
+    """A compressed request is read for what it builds upon."""
+    body = gzip.compress(json.dumps(ASKED | {"previous_response_id": "resp_1"}).encode(), mtime=0)
+    fields = [("content-encoding", "gzip")]
+    assert theirs.ask(RESPONSES, body, user="bob", fields=fields).status == 404
+    assert not theirs.provider.requests
+    served(theirs, RESPONSES, body, fields=fields)
