@@ -351,7 +351,8 @@ class GateLab:
 
     async def _start(self, config: Config, place: Place) -> tuple[Worker, Server]:
         worker = Worker(config, place)
-        worker._publish(Snapshot(1, config.providers))  # pyright: ignore[reportPrivateUsage]
+        broken = tuple(provider.name for provider in config.broken)
+        worker._publish(Snapshot(1, config.providers, broken))  # pyright: ignore[reportPrivateUsage]
         application = Application(worker)
 
         async def serve(request: Request, reply: Reply) -> None:

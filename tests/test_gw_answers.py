@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridgeserver.errors import ConfigError
 from gatelab import GateLab, Got, Kept, MakeLab, Play, answer, stream
 from gateway import BODIES
 
@@ -660,6 +659,9 @@ def test_gw_rs21_a_connection_that_breaks(lab: GateLab, streaming: bool) -> None
 
 
 def test_gw_rs21_a_base_url_that_is_none(make_lab: MakeLab) -> None:
-    """It is found before anything starts, and not by the first request."""
-    with pytest.raises(ConfigError, match='base_url: found "not_url", expected an http or https URL'):
-        make_lab('[[providers]]\nname = "x"\ntype = "openai"\nkeys = ["k"]\nbase_url = "not_url"\n')
+    """502 for that provider, with where to look for the reason, and not a 500; nothing is recorded of it."""
+    lab = make_lab('[[providers]]\nname = "x"\ntype = "openai"\nkeys = ["k"]\nbase_url = "not_url"\n')
+    got = lab.ask("/x/v1/responses", BODIES[RESPONSES])
+    assert (got.status, got.value("x-should-retry")) == (502, "false")
+    assert got.error["message"].startswith('AI provider "x" cannot be used as it is configured')
+    assert not lab.records()

@@ -98,13 +98,26 @@ def test_gw_e6_a_rate_limit(lab: GateLab) -> None:
     assert (kept.outcome, kept.end.attempts, kept.counts) == (("failed", 429, "rate_limited"), 1, [])
 
 
-def test_gw_e7_a_key_that_the_provider_refuses(lab: GateLab) -> None:
-    """The provider's answer passes, also about a key that is not the client's."""
-    told = {"error": {"message": "Incorrect API key", "type": "invalid_request_error", "code": "invalid_api_key"}}
-    lab.provider.push(error(401, told))
-    got = lab.ask(RESPONSES, BODIES[RESPONSES])
-    assert (got.status, got.json) == (401, told)
+INCORRECT = {"error": {"message": "Incorrect API key", "type": "invalid_request_error", "code": "invalid_api_key"}}
+
+
+def test_gw_e7_a_key_of_the_callers_own_that_is_refused(lab: GateLab) -> None:
+    """The provider's answer passes: it is about what the caller sent."""
+    lab.provider.push(error(401, INCORRECT))
+    fields = [("Authorization", "Bearer user-token")]
+    got = lab.ask(RESPONSES, BODIES[RESPONSES], byok=True, fields=fields)
+    assert (got.status, got.json) == (401, INCORRECT)
     assert lab.kept().outcome == ("failed", 401, "unauthorized")
+
+
+def test_gw_e7_the_central_key_is_refused(lab: GateLab) -> None:
+    """502 in place of the 401, which the caller would take for one about its gateway key."""
+    lab.provider.push(error(401, INCORRECT))
+    got = lab.ask(RESPONSES, BODIES[RESPONSES])
+    assert (got.status, got.value("x-should-retry")) == (502, "false")
+    assert got.error["message"] == "all configured keys failed authentication. Contact your Administrator"
+    kept = lab.kept()
+    assert (kept.outcome, len(kept.prompts), kept.counts) == (("failed", 502, "unauthorized"), 1, [])
 
 
 @ROUTES

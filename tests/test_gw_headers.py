@@ -8,9 +8,9 @@ import json
 
 import pytest
 
+from bridgeserver.credential import bearer_token
 from bridgeserver.errors import Unauthorized
 from bridgeserver.headers import answer_lines, held_back, request_lines
-from bridgeserver.providers.provider import bearer_token
 from gatelab import PROVIDERS, GateLab, MakeLab, Sent, answer
 from gateway import BODIES
 

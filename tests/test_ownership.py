@@ -13,7 +13,8 @@ from test_gw_answers import event
 RESPONSES = "/openai/v1/responses"
 CONVERSATIONS = "/openai/v1/conversations"
 ASKED = BODIES[RESPONSES]
-MADE = answer(b'{"id":"resp_1","status":"completed","output":[],"store":true}')
+COMPACT = f"{RESPONSES}/compact"
+MADE = answer(b'{"id":"resp_1","status":"completed","output":[{"type":"message","id":"msg_1"}],"store":true}')
 CONVERSATION = answer(b'{"id":"conv_1","object":"conversation"}')
 OK = answer(b'{"id":"resp_2","status":"completed","output":[]}')
 
@@ -45,11 +46,11 @@ MEMBERS = [
     pytest.param({"conversation": "conv_1"}, id="conversation-text"),
     pytest.param({"conversation": {"id": "conv_1"}}, id="conversation-object"),
     pytest.param({"conversation": "conv_1", "previous_response_id": None}, id="conversation-and-null"),
+    pytest.param({"input": [{"type": "item_reference", "id": "msg_1"}]}, id="item_reference"),
+    pytest.param({"input": [{"id": "msg_1"}]}, id="item-without-type"),
+    pytest.param({"input": [{"id": "msg_1"}, {"role": "user", "content": "x"}]}, id="item-not-last"),
 ]
-"""Every member of a request that goes on with a stored object, but one.
-
-An `item_reference` in `input` names a stored item, and is not looked at yet: no interception knows whose items are.
-"""
+"""Every member of a request that goes on with a stored object."""
 
 MODES = pytest.mark.parametrize("streaming", [False, True], ids=["blocking", "streaming"])
 
@@ -111,11 +112,14 @@ def test_other_methods_are_nobodys(theirs: GateLab, method: str, path: str) -> N
 
 @MODES
 @pytest.mark.parametrize("members", MEMBERS)
-def test_a_conversation_goes_on_for_its_user_alone(theirs: GateLab, members: dict[str, Any], streaming: bool) -> None:
+@pytest.mark.parametrize("path", [RESPONSES, COMPACT])
+def test_a_conversation_goes_on_for_its_user_alone(
+    theirs: GateLab, path: str, members: dict[str, Any], streaming: bool
+) -> None:
     """Another user cannot build upon it, nothing is recorded of the attempt, and its owner can."""
     body = ASKED | members | {"stream": streaming}
-    refused(theirs, RESPONSES, body)
-    served(theirs, RESPONSES, body)
+    refused(theirs, path, body)
+    served(theirs, path, body)
 
 
 @pytest.mark.parametrize("object_id", ["resp_1", "conv_1"])
