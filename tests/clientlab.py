@@ -12,8 +12,8 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 class Wire(asyncio.Transport):
     """The transport of one connection; `writes` is what would have gone to the client, a write each."""
 
-    def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.7", 1), "socket": self})
+    def __init__(self, peer: tuple[str, int] | None = ("192.0.2.7", 1)) -> None:
+        super().__init__({"peername": peer, "socket": self})
         self.writes: list[bytes] = []
         self.reads = True
         self.sent_eof = False
@@ -62,8 +62,8 @@ class Wire(asyncio.Transport):
 class Client:
     """One connection to a server of its own."""
 
-    def __init__(self, server: Server) -> None:
-        self.wire = Wire()
+    def __init__(self, server: Server, wire: Wire | None = None) -> None:
+        self.wire = wire or Wire()
         self.connection: ClientConnection = server()
         self.connection.connection_made(self.wire)
 

@@ -1,12 +1,15 @@
 """What many tests share: one fake provider and one gateway for all that does not stop them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+import gatelab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider
+from gatelab import GateLab, MakeLab, Users
 from gateway import Gateway
 
 
@@ -39,3 +42,40 @@ def gateway(shared_gateway: Gateway, fake: FakeProvider) -> Gateway:
     """The shared gateway, in front of a fake provider without a past."""
     del fake
     return shared_gateway
+
+
+@pytest.fixture(scope="session")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Users:
+    """Make a database that holds two users, and their keys."""
+    return gatelab.make_store(tmp_path_factory.mktemp("users"))
+
+
+@pytest.fixture(scope="session")
+def shared_lab(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateLab]:
+    """The gateway in memory that tests share."""
+    lab = GateLab(tmp_path_factory.mktemp("lab") / "shared", users, gatelab.PROVIDERS)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def lab(shared_lab: GateLab) -> Iterator[GateLab]:
+    """The gateway in memory, in front of a provider that has been asked nothing, and answers what it is told to."""
+    shared_lab.reset()
+    yield shared_lab
+    assert not shared_lab.provider.answers
+    assert not shared_lab.provider.surplus
+
+
+@pytest.fixture
+def make_lab(users: Users, tmp_path: Path) -> Iterator[MakeLab]:
+    """Make gateways in memory of configurations of their own."""
+    labs = list[GateLab]()
+
+    def make(config: str, environ: Mapping[str, str] | None = None) -> GateLab:
+        labs.append(GateLab(tmp_path / f"lab{len(labs)}", users, config, environ))
+        return labs[-1]
+
+    yield make
+    for lab in labs:
+        lab.close()

@@ -172,3 +172,17 @@ def test_refusals_are_counted_by_address_and_second(store: Store) -> None:
             await keyring.authenticate("bc_wrong", "a")
 
     run(store, scenario)
+
+
+def test_gw_u4_who_is_calling(store: Store) -> None:
+    """A remembered token has its owner at once, and one that nobody has owns nothing."""
+    token = store.create_key("ann", "", is_admin=False, actor="test")
+
+    async def scenario(keyring: Keyring, _reader: CountingReader, _clock: Clock) -> None:
+        assert keyring.find(token) is None
+        caller = await keyring.authenticate(token, "a")
+        assert keyring.find(token) == caller
+        assert (caller.user_name, caller.key_id) == ("ann", token.split("_")[1])
+        assert keyring.find(token[:-1]) is None
+
+    run(store, scenario)

@@ -311,8 +311,8 @@ def test_cut_stream_has_what_was_seen() -> None:
     assert found == []
 
 
-def test_later_counts_replace_earlier_ones() -> None:
-    """Every count in a message_delta is a total; those that it lacks stay."""
+def test_gw_u2_later_counts_replace_earlier_ones() -> None:
+    """Every count in a message_delta is a total, so none is added to an earlier one; those that it lacks stay."""
     later = {
         "input_tokens": 7,
         "cache_read_input_tokens": None,

@@ -1238,6 +1238,40 @@ def test_a_shutdown_that_fails_is_counted_and_over(lab: Lab, error: BaseExceptio
     lab.run(main())
 
 
+@pytest.mark.parametrize(
+    ("callers", "failing"),
+    [
+        pytest.param((), (), id="gw-U3-none"),
+        pytest.param((ANN, BOB, EVE), (), id="gw-U3-all-ok"),
+        pytest.param((ANN, BOB, EVE), (0,), id="gw-U3-one-error"),
+        pytest.param((ANN, BOB, EVE), (1, 2), id="gw-U3-two-errors"),
+    ],
+)
+def test_shutdowns_beside_each_other(lab: Lab, callers: tuple[Caller, ...], failing: tuple[int, ...]) -> None:
+    """Bridges are shut down at the same time; each that fails is told of, and none of the others is cut for it."""
+
+    async def main() -> None:
+        pool = lab.open()
+        for caller in callers:
+            await lab.serve(pool, caller)
+        for number, box in enumerate(lab.boxes):
+            box.gate.clear()
+            box.error = OSError(f"box {number}") if number in failing else None
+        with structlog.testing.capture_logs() as logs:
+            closing = asyncio.create_task(pool.close(60.0))
+            await settle()
+            assert all(box.is_closing for box in lab.boxes)
+            for box in lab.boxes:
+                box.gate.set()
+            await closing
+        assert [box.was_cut for box in lab.boxes] == [False] * len(callers)
+        assert len(logs) == len(failing)
+        assert all(any(f"box {number}" in str(entry) for entry in logs) for number in failing)
+        assert pool.stats().shut_down == len(callers)
+
+    lab.run(main())
+
+
 def test_a_bridge_is_closed_once_however_often_it_is_asked() -> None:
     """Its sessions see one close, also when two ask at one time."""
     with pool_lab.opened() as lab:

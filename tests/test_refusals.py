@@ -33,8 +33,13 @@ def message_of(path: str, answer: Answer) -> str:
     [b"", b"{", b"[1]", b'"x"', b"null", b"{'a':1}", b'{"a":1}x', b"\xff\xfe{}", b"[" * 100_000],
     ids=["empty", "cut", "array", "string", "null", "quotes", "more", "utf16", "deep"],
 )
-def test_a_body_that_is_no_json_object_is_400(gateway: Gateway, fake: FakeProvider, path: str, body: bytes) -> None:
-    """Invalid JSON, or JSON that is not an object, goes nowhere and is not recorded."""
+def test_gw_r16_a_body_that_is_no_json_object_is_400(
+    gateway: Gateway, fake: FakeProvider, path: str, body: bytes
+) -> None:
+    """Invalid JSON, or JSON that is not an object, goes nowhere and is not recorded.
+
+    400 and not the reference's 500: it is the client's mistake, and no SDK should try it again.
+    """
     before = gateway.count_recorded()
     fake.reset()
     answer = gateway.ask(path, body)
@@ -75,7 +80,7 @@ def test_a_websocket_is_no_way_around_the_key_or_the_routes(gateway: Gateway, fa
 
 
 @ROUTES
-def test_a_body_over_the_limit_is_413(gateway: Gateway, fake: FakeProvider, path: str) -> None:
+def test_gw_n4_a_body_over_the_limit_is_413(gateway: Gateway, fake: FakeProvider, path: str) -> None:
     """A body over `max_body_bytes` is refused, announced or not."""
     body = json.dumps(BODIES[path] | {"padding": "x" * (5 << 20)}).encode()
     answer = gateway.ask(path, body)
@@ -155,9 +160,9 @@ def test_a_token_in_the_path_is_401(gateway: Gateway, fake: FakeProvider) -> Non
         ("GET", "/openai/v1/conversations"),
         ("PUT", "/openai/v1/conversations/conv_1"),
         ("GET", "/"),
-        ("GET", "/nowhere"),
+        pytest.param("GET", "/nowhere", id="gw-R11-nowhere"),
         ("POST", "/anthropic"),
-        ("POST", "/anthropic/v1/messages/batches"),
+        pytest.param("POST", "/anthropic/v1/messages/batches", id="gw-R11-batches"),
         ("POST", "/anthropic/v1/complete"),
         ("GET", "/anthropic/v1/messages"),
         ("POST", "/openai/v1/completions"),
@@ -208,8 +213,13 @@ def test_a_path_that_could_leave_the_whitelist_is_400(gateway: Gateway, fake: Fa
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/switched-off/v1/messages", "/switched-off/v1/models", "/switched-off/any/thing"])
-def test_a_disabled_provider_is_its_sentinel(gateway: Gateway, fake: FakeProvider, method: str, path: str) -> None:
-    """Every path and method below a disabled provider is a 503 that says so, and that a retry cannot help."""
+def test_gw_n1_a_disabled_provider_is_its_sentinel(
+    gateway: Gateway, fake: FakeProvider, method: str, path: str
+) -> None:
+    """Every path and method below a disabled provider is a 503 that says so, and that a retry cannot help.
+
+    The words are the reference's, the shape is the protocol's: an SDK shows the message of JSON, and text it does not.
+    """
     before = gateway.count_recorded()
     fake.reset()
     answer = gateway.ask(path, b"{" if method in {"POST", "PUT"} else None, method=method)
@@ -221,7 +231,7 @@ def test_a_disabled_provider_is_its_sentinel(gateway: Gateway, fake: FakeProvide
     assert gateway.count_recorded() == before + 1
 
 
-def test_a_disabled_provider_does_not_read_the_body(gateway: Gateway) -> None:
+def test_gw_n2_a_disabled_provider_does_not_read_the_body(gateway: Gateway) -> None:
     """The sentinel answers before a body of any announced size has arrived."""
     head = (
         f"POST /switched-off/v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"

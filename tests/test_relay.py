@@ -199,7 +199,7 @@ def test_encodings_that_cannot_be_read_are_refused(
     assert not fake.requests
 
 
-def test_keeps_upstream_connections(gateway: Gateway, fake: FakeProvider) -> None:
+def test_gw_h23_keeps_upstream_connections(gateway: Gateway, fake: FakeProvider) -> None:
     """Two requests in turn share one upstream connection."""
     for _ in range(2):
         gateway.ask("/anthropic/v1/models")

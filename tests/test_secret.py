@@ -25,8 +25,8 @@ from bridgeserver.secret import Secret, hint
         ("a" * 20, "aaaa...aaaa"),
     ],
 )
-def test_hint(secret: str, masked: str) -> None:
-    """The longer a secret, the more of its ends is shown, and never more than half (U1)."""
+def test_gw_u1_hint(secret: str, masked: str) -> None:
+    """The longer a secret, the more of its ends is shown, and never more than half."""
     assert hint(secret) == masked
 
 

@@ -134,3 +134,27 @@ def test_only_what_is_asked_for_is_made(parts: list[tuple[bytes, list[bytes]]], 
 def content(event: Event) -> tuple[bytes, bytes, int, int]:
     """Return all that an event says."""
     return event.name, event.data, event.start, event.end
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        pytest.param(b"data: a\n\n", [(b"", b"a")], id="gw-U5-no-type"),
+        pytest.param(b"event: e\ndata: a\n\n", [(b"e", b"a")], id="gw-U5-type"),
+        pytest.param(b"data: a\ndata: b\n\n", [(b"", b"a\nb")], id="gw-U5-lines-joined"),
+        pytest.param(b"data:  a\n\n", [(b"", b" a")], id="gw-U5-one-space"),
+        pytest.param(b"data:a\n\n", [(b"", b"a")], id="gw-U5-no-space"),
+        pytest.param(b"id: 1\nretry: 10\ndata: a\n\n", [(b"", b"a")], id="gw-U5-id-and-retry"),
+        pytest.param(b"retry: x\ndata: a\n\n", [(b"", b"a")], id="gw-U5-retry-no-number"),
+        pytest.param(b": comment\ndata: a\n\n", [(b"", b"a")], id="gw-U5-comment"),
+        pytest.param(b"nonsense\ndata: a\n\n", [(b"", b"a")], id="gw-U5-no-colon"),
+        pytest.param(b"\n\n: comment\n\nevent: e\n\n", [], id="gw-U5-empty"),
+        pytest.param(b"data: a\n\ndata: b", [(b"", b"a"), (b"", b"b")], id="gw-U5-last-without-blank-line"),
+    ],
+)
+def test_what_an_event_is(stream: bytes, events: list[tuple[bytes, bytes]]) -> None:
+    """As the standard says, and so an event without data is none, and its type may be empty.
+
+    What an answer ends with counts too, so that the tokens of a stream that lacks its last blank line are not lost.
+    """
+    assert scan(stream, 1000) == events

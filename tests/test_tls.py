@@ -34,8 +34,12 @@ def trusting(tmp_path: Path) -> ssl.SSLContext:
 TLS = 'tls_cert = "cert.pem"\ntls_key = "key.pem"'
 
 
-def test_requests_and_streams_over_tls(tmp_path: Path, trusting: ssl.SSLContext) -> None:
-    """On one connection, with the protocol that both speak, until the client asks to close; then it stops as ever."""
+def test_gw_h20_requests_and_streams_over_tls(tmp_path: Path, trusting: ssl.SSLContext) -> None:
+    """On one connection, with the protocol that both speak, until the client asks to close; then it stops as ever.
+
+    The provider is not told that the client came by TLS, which the reference does: where a request came from is not
+    its business.
+    """
     with fakeprovider.running() as fake:
         gateways.write_config(tmp_path, fake.url, server=TLS)
         with gateways.running(tmp_path) as gateway:
@@ -48,6 +52,9 @@ def test_requests_and_streams_over_tls(tmp_path: Path, trusting: ssl.SSLContext)
                     assert response.status == 200
                     assert response.read()
             assert connection.sock.selected_alpn_protocol() == "http/1.1"
+            names = {name.lower() for request in fake.requests for name, _value in request.headers}
+            assert "host" in names
+            assert not {name for name in names if name.startswith("x-forwarded-")}
             connection.request("GET", "/nowhere", headers={"connection": "close"})
             with connection.getresponse() as response:
                 assert response.status == 401

@@ -60,8 +60,10 @@ class Account(ABC):
         self.tap = tap
         self.is_partial = False
         """Whether something could not be read."""
+        self._is_garbled = False
         self._status = status
         self._decoder: _Decoder | None = None
+        self._is_gzip = False
         if encoding is not None:
             self._prepare(encoding)
         self._is_finished = False
@@ -93,6 +95,8 @@ class Account(ABC):
         """Return what went wrong according to the provider, once the body has ended."""
         if self.tap.failure is not None:
             return self.tap.failure
+        if self._is_garbled:
+            return Failure("upstream_broken", "the provider's answer is not gzip, which it says it is")
         if not self.tap.complete and not self.is_partial:
             what = "stream ended before its last event" if self.is_stream else "answer is not what its protocol says"
             return Failure("upstream_broken", f"the provider's {what}")
@@ -102,7 +106,8 @@ class Account(ABC):
     def _finish(self) -> tuple[bytes, list[Finding]]: ...
 
     def _prepare(self, encoding: bytes) -> None:
-        if encoding in {b"gzip", b"deflate"}:
+        self._is_gzip = encoding == b"gzip"
+        if self._is_gzip or encoding == b"deflate":
             self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         else:
             self.is_partial = True
@@ -114,6 +119,8 @@ class Account(ABC):
             return self._decoder.decompress(chunk, BODY_BYTES)
         except zlib.error:
             self.is_partial = True
+            # What is called deflate has two forms, of which clients read both and this reads one.
+            self._is_garbled = self._is_gzip
             return b""
 
     def _count_held(self, held_bytes: int) -> bool:
