@@ -124,8 +124,8 @@ def running() -> Generator[FakeBedrock]:
             self.end_headers()
             _write(self, answer.pieces)
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - so the base class calls it
+            del format, args
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     fake = FakeBedrock(f"http://127.0.0.1:{server.server_address[1]}")

@@ -69,7 +69,7 @@ def test_holds_no_more_than_its_limit() -> None:
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"identity"])
 def test_reads_bodies_and_says_what_failed(encoding: bytes) -> None:
-    """Usage is found in plain and in compressed bodies."""
+    """Usage is found in plain and in compressed bodies, which may be several streams in a row."""
     answer: dict[str, Any] = {
         "id": "m",
         "type": "message",
@@ -77,7 +77,7 @@ def test_reads_bodies_and_says_what_failed(encoding: bytes) -> None:
         "usage": {"input_tokens": 3, "output_tokens": 4},
     }
     plain = json.dumps(answer).encode()
-    body = gzip.compress(plain) if encoding == b"gzip" else plain
+    body = gzip.compress(plain[:20]) + gzip.compress(plain[20:]) if encoding == b"gzip" else plain
     account = read_along(
         Messages().tap(), 200, [*JSON, (b"content-encoding", encoding)], Budget(1 << 30), drop_extra_usage=False
     )

@@ -157,8 +157,9 @@ def test_gw_b12_the_sdk_sees_messages(gateway: Gateway) -> None:
         with client.messages.stream(**MESSAGE) as events:
             final = events.get_final_message()
         assert (final.id, final.stop_reason, final.usage.output_tokens) == ("msg_bdrk_1", "tool_use", 61)
-        whole: anthropic.types.Message = client.messages.create(**MESSAGE)
-        assert whole.content[0].type == "text"
+        messages: list[anthropic.types.MessageParam] = [{"role": "user", "content": "hello"}]
+        whole = client.messages.create(model="claude-sonnet-4-6", max_tokens=64, messages=messages)
+        assert [block.type for block in whole.content] == ["text", "tool_use"]
 
 
 def test_an_exception_in_mid_stream_is_an_error_event(gateway: Gateway, fake: FakeBedrock) -> None:

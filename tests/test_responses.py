@@ -124,6 +124,8 @@ def test_object_ids(members: dict[str, Any], ids: tuple[str, ...]) -> None:
         ('"id"', ()),
         ('{"type":"reasoning","content":[{"id":"x","type":"item_reference"}]}', ()),
         ('{"type":"item_reference","id":"msg_1","x":"\\ud800"}', ("msg_1",)),
+        ('{"type":"item_reference","id":"msg_1","id":"msg_2","x":"\\ud800"}', ("msg_1", "msg_2")),
+        ('{"type":"item_reference","type":"message","id":"msg_1","x":"\\ud800"}', ("msg_1",)),
     ],
 )
 def test_references_to_stored_items(item: str, ids: tuple[str, ...]) -> None:
@@ -415,6 +417,14 @@ def test_background(status: str) -> None:
 def test_kept_objects(members: dict[str, Any], ids: tuple[str, ...]) -> None:
     """The response is named unless it is not stored; so is its conversation."""
     assert fed(("response.created", {"response": {"id": "resp_1", **members}}))[0].object_ids == ids
+
+
+def test_an_end_that_is_cut_is_none() -> None:
+    """A last event whose JSON breaks off says nothing, and so does not complete the response."""
+    tap = RESPONSES.tap()
+    data = b'{"type":"response.completed","response":{"id":"resp_1","usage":{"inp'
+    assert tap.event(b"response.completed", data) == tap.event(b"", data) == []
+    assert not tap.complete
 
 
 def test_endless_stored_items() -> None:

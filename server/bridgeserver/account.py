@@ -31,6 +31,8 @@ FREE_BYTES = 16 << 10
 
 
 class _Decoder(Interface):
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
@@ -116,12 +118,18 @@ class Account(ABC):
         if self._decoder is None:
             return chunk
         try:
-            return self._decoder.decompress(chunk, BODY_BYTES)
+            data = self._decoder.decompress(chunk, BODY_BYTES)
+            while self._decoder.unused_data and len(data) < BODY_BYTES:  # a body may be several streams in a row
+                rest = self._decoder.unused_data
+                self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+                data += self._decoder.decompress(rest, BODY_BYTES)
         except zlib.error:
             self.is_partial = True
             # What is called deflate has two forms, of which clients read both and this reads one.
             self._is_garbled = self._is_gzip
             return b""
+        else:
+            return data
 
     def _count_held(self, held_bytes: int) -> bool:
         """Count what this response holds from now on, and return whether there is room for it."""

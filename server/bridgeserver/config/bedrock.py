@@ -22,7 +22,8 @@ def derive(table: Table, values: Values) -> None:
     """Add the URL that follows from the region; a region that the URL's host names is the one that counts."""
     if "base_url" not in table.members and values.get("region") and "bedrock_api" in values:
         values["base_url"] = URLS[values["bedrock_api"]].format(region=values["region"])
-    found = HOST.match(urlsplit(values.get("base_url", "")).hostname or "")
+    base_url: str = values.get("base_url", "")
+    found = HOST.match(urlsplit(base_url).hostname or "")
     if found and "region" in values:
         values["region"] = found[1]
 

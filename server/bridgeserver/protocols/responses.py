@@ -1,7 +1,7 @@
 """OpenAI's Responses protocol."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -107,7 +107,8 @@ class ResponsesTap:
     def event(self, name: bytes, data: bytes) -> list[Finding]:
         if name:
             take = self._EVENTS.get(name)
-            return take(self, lenient.mapping(lenient.read(data))) if take else []
+            members = lenient.read(data) if take else None
+            return take(self, lenient.mapping(members)) if take and isinstance(members, dict) else []
         event = lenient.mapping(lenient.read(data))
         kind = lenient.text(event.get("type")) or ("error" if event.get("error") is not None else "")
         take = self._EVENTS.get(kind.encode("utf-8", "replace"))
@@ -260,27 +261,44 @@ def _referenced_items(body: bytes) -> tuple[str, ...]:
         return ()
     found: list[Any] = []
     for start, end in find_members(body, "input"):
-        for item in _elements(body[start:end]):
-            ids = [lenient.read(item[first:last]) for first, last in find_members(item, "id")]
-            if ids and _is_reference(item):
-                found += ids
+        for item in _items(body[start:end]):
+            kinds = item.get("type", [])
+            if "item_reference" in kinds or not (any(kinds) or "role" in item):
+                found += item.get("id", [])
     return tuple(filter(None, map(lenient.identifier, found)))
 
 
-def _elements(array: bytes) -> list[bytes]:
-    """Return the objects of an array as they are written; nothing for another value."""
+_Repeated = dict[str, list[Any]]
+"""The values of an object's members by their names, of which there may be several of one name."""
+
+
+def _items(array: bytes) -> Iterator[_Repeated]:
+    """Yield what the objects of an array say of themselves, as far as references go by it."""
     try:
         elements = list(map(bytes, _ARRAY.decode(array)))
     except (ValueError, RecursionError):
-        elements = [json.dumps(element).encode() for element in lenient.array(lenient.read(array))]
-    return [element for element in elements if element.startswith(b"{")]
+        yield from _odd_items(array)
+        return
+    for element in elements:
+        if element.startswith(b"{") and (b'"id"' in element or b"\\u00" in element):
+            spans = {name: find_members(element, name) for name in ("id", "type", "role")}
+            yield {name: [lenient.read(element[a:b]) for a, b in found] for name, found in spans.items() if found}
 
 
-def _is_reference(item: bytes) -> bool:
-    kinds = [lenient.read(item[start:end]) for start, end in find_members(item, "type")]
-    if "item_reference" in kinds:
-        return True
-    return not any(kinds) and not find_members(item, "role")
+def _odd_items(array: bytes) -> Iterator[_Repeated]:
+    """Read an array that only a general parser can, which holds a lone surrogate for example."""
+
+    def keep_all(pairs: list[tuple[str, Any]]) -> _Repeated:
+        members: _Repeated = {}
+        for name, value in pairs:
+            members.setdefault(name, []).append(value)
+        return members
+
+    try:
+        value = json.loads(array, object_pairs_hook=keep_all)
+    except (ValueError, RecursionError):
+        return  # the body was read, so this is no array
+    yield from (item for item in lenient.array(value) if isinstance(item, dict))
 
 
 def _conversation_id(value: Any) -> str:
