@@ -8,10 +8,11 @@ CORE_TESTS := $(foreach room,cache hashing heads http1 scan serving singleflight
 SANITIZERS = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
 TRACES ?=
 PEERS ?=
+CLIENTS := build/clients
 
 .DEFAULT_GOAL := help
 
-.PHONY: help build run test soak bench bench-gateway types lint format debug asan wheel lock clean
+.PHONY: help build run test soak clients bench bench-gateway types lint format debug asan wheel lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -41,6 +42,16 @@ test: $(VENV)/.dev  ## the whole suite
 
 soak: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m soak --timeout 1800
+
+# Nothing goes into the home folder, not even the cache. Not `npm ci`: the lock need not hold every platform's package.
+$(CLIENTS)/.installed: tests/clients/package.json tests/clients/package-lock.json
+	@echo "installing the clients into $(CLIENTS)"
+	@mkdir -p $(CLIENTS) && cp $^ $(CLIENTS)
+	@npm install --prefix $(CLIENTS) --cache $(CURDIR)/$(CLIENTS)/.npm --loglevel error --no-audit --no-fund
+	@touch $@
+
+clients: $(VENV)/.dev $(CLIENTS)/.installed  ## Claude Code, Codex and opencode through a gateway, without a network; needs npm
+	sh tests/clients/offline.sh $(BIN)/pytest -m clients tests/clients
 
 $(VENV)/.bench: $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --group bench

@@ -463,6 +463,17 @@ def test_tools_are_called_until_there_are_results(provider: FakeProvider, path: 
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_quotes_the_newest_result(provider: FakeProvider, path: str) -> None:
+    """What the tools answered last can end the text, and nothing stands there before they did."""
+    provider.script = Script(text="It says: ", quotes_result=True)
+    assert 'says: "' in post(provider, path).text
+    [name] = RESULTS[path]
+    *earlier, result = RESULTS[path][name]
+    newest = json.loads(json.dumps(result).replace('"r"', json.dumps([{"type": "text", "text": "new"}, {}])))
+    assert 'says: new"' in post(provider, path, **{name: [*earlier, result, newest]}).text
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_calls_an_offered_tool_by_pattern(provider: FakeProvider, path: str) -> None:
     """The first offered tool that the pattern fits is called, and none when there is none."""
     provider.script = Script(tools=(ToolCall("b*", '{"n":1}'),))

@@ -32,6 +32,10 @@ def result(call_id: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call_id}
 
 
+def system(content: Any = "reminder") -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "data": "AAAA"}}
 
 
@@ -112,10 +116,16 @@ def test_model(body: bytes, model: str) -> None:
         pytest.param([1], None, id="message-of-another-type"),
         pytest.param([user([1, "a"])], None, id="blocks-of-another-type"),
         pytest.param([user("\ud800")], "\ud800", id="lone-surrogate"),
+        pytest.param([user("a"), system()], "a", id="system-last"),
+        pytest.param([user("a"), system(), system([text("b")])], "a", id="two-of-the-system"),
+        pytest.param([user("a"), {"role": "assistant", "content": "b"}, system()], None, id="assistant-before-system"),
+        pytest.param([user("a"), 1, system()], None, id="another-type-before-system"),
+        pytest.param([user("a\ud800"), system()], "a\ud800", id="lone-surrogate-before-system"),
+        pytest.param([system()], None, id="only-the-system"),
     ],
 )
 def test_prompt(messages: Any, prompt: str | None) -> None:
-    """The prompt is what the user said in the last message."""
+    """The prompt is what the user said in the last message, but for what the system says after it."""
     assert MESSAGES.facts(encoded(messages=messages)).prompt == prompt
 
 
@@ -127,6 +137,7 @@ def test_prompt(messages: Any, prompt: str | None) -> None:
         pytest.param([user([result("a"), result("")])], "a", id="gw-M5-empty-id"),
         pytest.param([user([result("a")]), user("hello")], None, id="gw-M5-earlier"),
         pytest.param([{"role": "tool", "content": [result("a")]}], "a", id="gw-M5-any-role"),
+        pytest.param([user([result("a")]), system()], "a", id="system-last"),
         pytest.param("text", None, id="gw-M5-string"),
         pytest.param(None, None, id="gw-M5-missing"),
         pytest.param([], None, id="gw-M5-empty"),
@@ -134,7 +145,7 @@ def test_prompt(messages: Any, prompt: str | None) -> None:
     ],
 )
 def test_correlating_id(messages: Any, call_id: str | None) -> None:
-    """The correlating id is that of the last message's last tool result."""
+    """The correlating id is that of the last tool result in the last message that is not the system's."""
     assert MESSAGES.facts(encoded(messages=messages)).correlating_tool_call_id == call_id
 
 
@@ -146,7 +157,7 @@ def test_session_hint() -> None:
 
 
 NAMES = ["role", "content", "type", "text", "tool_use_id", "user_id"]
-WORDS = ["user", "assistant", "text", "tool_result", "image"]
+WORDS = ["user", "assistant", "system", "text", "tool_result", "image"]
 ANY = values(NAMES, WORDS)
 BLOCKS = st.lists(
     st.tuples(st.sampled_from(["type", "text", "tool_use_id"]), st.one_of(st.sampled_from(WORDS), texts)),
@@ -154,7 +165,7 @@ BLOCKS = st.lists(
 ).map(Members)
 MESSAGE = st.lists(
     st.one_of(
-        st.tuples(st.just("role"), st.one_of(st.just("user"), ANY)),
+        st.tuples(st.just("role"), st.one_of(st.sampled_from(["user", "system"]), ANY)),
         st.tuples(st.just("content"), st.one_of(texts, st.lists(BLOCKS, max_size=3), ANY)),
         st.tuples(texts, ANY),
     ),
@@ -172,7 +183,9 @@ REQUESTS = st.lists(
 
 def plainly_read(value: dict[str, Any]) -> tuple[Any, ...]:
     """Read the facts from a parsed body, in the most obvious way."""
-    message = as_last(value.get("messages"))
+    messages: Any = value.get("messages")
+    while (message := as_last(messages)).get("role") == "system":
+        messages = messages[:-1]
     content = message.get("content")
     blocks = as_objects(content)
     said = [b["text"] for b in blocks if b.get("type") == "text" and isinstance(b.get("text"), str)]

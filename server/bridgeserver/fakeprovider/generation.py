@@ -13,7 +13,7 @@ from bridgeserver.fakeprovider.catalogue import DEFAULT
 from bridgeserver.fakeprovider.faults import Family, not_json, overloaded, without_member
 from bridgeserver.fakeprovider.routes import Name
 from bridgeserver.fakeprovider.script import Fault, Script
-from bridgeserver.fakeprovider.turns import with_due_tools
+from bridgeserver.fakeprovider.turns import with_due_tools, with_quote
 
 CACHED_ANSWERS = 64
 """Benchmarks repeat themselves: what was answered lately is not made again."""
@@ -54,7 +54,7 @@ class Generator:
         fault = without_member(family, missing) if missing else _blocking_fault(script, asked, family)
         if fault:
             return script, msgspec.structs.replace(failed(family, fault), seed=asked.seed)
-        return script, _answer(name, family, asked, with_due_tools(script, asked))
+        return script, _answer(name, family, asked, with_quote(with_due_tools(script, asked), asked))
 
 
 def _blocking_fault(script: Script, asked: Asked, family: Family) -> Fault | None:

@@ -42,6 +42,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: tuple[ToolCall, ...] = ()
     tool_turns: int | None = None
     """Call no tools once the conversation holds this many turns of tool results; None: call them always."""
+    quotes_result: bool = False
+    """The text ends with what the tools answered last; before that with nothing."""
     is_incomplete: bool = False
     """The answer ends at the token limit."""
 

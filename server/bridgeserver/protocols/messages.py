@@ -1,7 +1,7 @@
 """Anthropic's Messages protocol."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -58,7 +58,12 @@ class _Answer(msgspec.Struct):
     content: list[msgspec.Raw] | None = None
 
 
+class _Conversation(msgspec.Struct):
+    messages: list[msgspec.Raw]
+
+
 _REQUEST = BodyReader(_Request)
+_CONVERSATION = msgspec.json.Decoder(_Conversation)
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
@@ -70,6 +75,8 @@ class Messages:
     def facts(self, body: bytes) -> Facts:
         request, _text = _REQUEST.read(body)
         message = lenient.mapping(last(request.messages))
+        if message.get("role") == "system":
+            message = _before_system(body)
         hint = lenient.mapping(request.metadata).get("user_id")
         return Facts(
             model=lenient.identifier(request.model),
@@ -257,6 +264,19 @@ def _written(value: Any) -> str:
         return json.dumps(value)
     except RecursionError:
         return ""
+
+
+def _before_system(body: bytes) -> dict[str, Any]:
+    """Return the last message that is not the system's: Claude Code puts what it tells the model itself at the end."""
+    try:
+        messages: Sequence[Any] = _CONVERSATION.decode(body).messages
+    except (ValueError, RecursionError):
+        messages = lenient.array(lenient.mapping(lenient.read(body)).get("messages"))
+    for element in reversed(messages):
+        message = lenient.mapping(lenient.element(element))
+        if message.get("role") != "system":
+            return message
+    return {}
 
 
 def _prompt(message: dict[str, Any]) -> str | None:
