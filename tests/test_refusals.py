@@ -242,10 +242,18 @@ def test_gw_n2_a_disabled_provider_does_not_read_the_body(gateway: Gateway) -> N
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/anthropic", 200), ("/anthropic/", 200), ("/switched-off", 503), ("/unknown", 404)],
+    [
+        ("/anthropic", 200),
+        ("/anthropic/", 200),
+        ("/anthropic/api/hello", 200),
+        ("/anthropic/v1/models", 401),
+        ("/switched-off", 503),
+        ("/unknown", 404),
+        ("/unknown/api/hello", 404),
+    ],
 )
 def test_the_probe_of_claude_code(gateway: Gateway, fake: FakeProvider, path: str, status: int) -> None:
-    """`HEAD` on a provider's prefix needs no token, reaches nobody and is not recorded."""
+    """`HEAD` on a provider's prefix, or on what newer versions ask for, needs no token, and reaches nobody."""
     connection = gateway.connect()
     connection.request("HEAD", path)
     with connection.getresponse() as response:

@@ -91,7 +91,7 @@ class Call:
         worker, request = self._worker, self._request
         server = worker.config.server
         check_head(request, server.max_head_bytes)
-        if request.method == "HEAD" and request.path.rstrip("/") == f"/{provider_name(request.path)}":
+        if request.method == "HEAD" and _is_probe(request.path):
             self._answer_probe()
             return
         presented = presented_token(request)
@@ -143,7 +143,7 @@ class Call:
             raise UpgradeRefused("WebSocket transport is not supported, use HTTP")
 
     def _answer_probe(self) -> None:
-        """Answer `HEAD /<provider>`, by which Claude Code asks, without a token, whether anybody is there."""
+        """Answer the HEAD by which Claude Code asks, without a token, whether anybody is there."""
         self._worker.generation.provider(self._request.method, self._request.path)
         self._reply.whole(200, b"content-type: text/plain\r\n", b"")
 
@@ -230,6 +230,11 @@ class Call:
             duration_ms=round(duration_s * 1000, 1),
             interception=self._interception.id if self._interception else None,
         )
+
+
+def _is_probe(path: str) -> bool:
+    """Whether this is `/<provider>`, or the path below it that newer versions of Claude Code ask for."""
+    return path.rstrip("/").removeprefix(f"/{provider_name(path)}") in {"", "/api/hello"}
 
 
 def _relay_as_it_is(chunk: bytes, _is_last: bool) -> bytes:
