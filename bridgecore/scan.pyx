@@ -50,11 +50,12 @@ cdef extern from *:
     Py_ssize_t plain_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t length) noexcept nogil
 
 
-def cut_down(bytes data not None, frozenset names not None):
+def cut_down(bytes data not None, frozenset names not None, list before=None):
     """Return the object *data* with only those of its members whose names, as bytes, are *names*; or None.
 
     Of a member that is an array only the last element is left; of several members of one name all are. None means
-    that *data* is not a JSON object in UTF-8, or one that a general parser should look at.
+    that *data* is not a JSON object in UTF-8, or one that a general parser should look at. To *before*, where it is
+    given, `(start, end)` of the element before the last is appended for each such array that has one.
     """
     cdef:
         const unsigned char* text = data
@@ -62,6 +63,8 @@ def cut_down(bytes data not None, frozenset names not None):
         Py_ssize_t i = _space_end(text, 0, length)
         Py_ssize_t start
         Py_ssize_t end
+        Py_ssize_t before_start
+        Py_ssize_t before_end
         list pieces = []
         bytes name
     if i == length or text[i] != b"{":
@@ -84,9 +87,11 @@ def cut_down(bytes data not None, frozenset names not None):
             if i < 0:
                 return None
         elif i < length and text[i] == b"[":
-            i = _last_element(text, i, length, &start, &end)
+            i = _last_elements(text, i, length, &start, &end, &before_start, &before_end)
             if i < 0:
                 return None
+            if before is not None and before_end > before_start:
+                before.append((before_start, before_end))
             pieces.append(b'"%b":[%b]' % (name, data[start:end]))
         else:
             i = _value_end_checked(text, i, length)
@@ -216,14 +221,22 @@ cdef Py_ssize_t _value_end(const unsigned char* text, Py_ssize_t i, Py_ssize_t l
     return at
 
 
-cdef Py_ssize_t _last_element(
-    const unsigned char* text, Py_ssize_t i, Py_ssize_t length, Py_ssize_t* start, Py_ssize_t* end
+cdef Py_ssize_t _last_elements(
+    const unsigned char* text,
+    Py_ssize_t i,
+    Py_ssize_t length,
+    Py_ssize_t* start,
+    Py_ssize_t* end,
+    Py_ssize_t* before_start,
+    Py_ssize_t* before_end,
 ) noexcept nogil:
-    """Return the index after the array at *i*, or -1, and where its last element is; an empty one has an empty one."""
-    start[0] = end[0] = i = _space_end(text, i + 1, length)
+    """Return the index after the array at *i*, or -1, and where its last two elements are; those it lacks are empty."""
+    start[0] = end[0] = before_start[0] = before_end[0] = i = _space_end(text, i + 1, length)
     if i < length and text[i] == b"]":
         return i + 1
     while True:
+        before_start[0] = start[0]
+        before_end[0] = end[0]
         start[0] = i
         i = _value_end_checked(text, i, length)
         if i < 0:

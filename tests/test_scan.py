@@ -94,6 +94,19 @@ def test_cuts_an_object_down(value: Any, random: Random) -> None:
         assert any("\\" in part for part in text.split('"'))  # an escaped name is left to a parser
 
 
+@given(values(["a", "b", "c"], ["x", "\\", '"', "é"]), st.randoms(use_true_random=False))
+def test_says_where_the_elements_before_the_last_ones_are(value: Any, random: Random) -> None:
+    """Of each array that is left and has two elements or more, in the order of the text."""
+    data = render(value, random).encode("utf-8", "surrogatepass")
+    before: list[tuple[int, int]] = []
+    if cut_down(data, frozenset([b"a", b"b"]), before) is None:
+        return
+    members: Any = json.loads(data, object_pairs_hook=tuple)  # objects become tuples of pairs, arrays stay lists
+    arrays = [item for name, item in members if name in {"a", "b"} and isinstance(item, list)]
+    found = [json.loads(data[start:end], object_pairs_hook=tuple) for start, end in before]
+    assert found == [item[-2] for item in arrays if len(item) > 1]
+
+
 def parsed_or_none(data: bytes) -> Any:
     """Return what the standard library reads, None where it finds no JSON."""
 

@@ -33,13 +33,14 @@ class BodyReader(Generic[Shape]):
         self._shape = shape
         self._names = frozenset(name.encode() for name in shape.__struct_fields__)
 
-    def read(self, body: bytes) -> tuple[Shape, bytes]:
+    def read(self, body: bytes, before: list[tuple[int, int]] | None = None) -> tuple[Shape, bytes]:
         """Return the members, and JSON text that holds every one of their names wherever *body* does.
 
+        *before* gets where the elements before the last ones stand in *body*, unless it is an unusual one.
         Raises BadRequest unless *body* is one JSON object in UTF-8. Where the typed decoder gives up, members are what
         a general parser makes of them, of any type.
         """
-        text = cut_down(body, self._names)
+        text = cut_down(body, self._names, before)
         if text is None:
             _check_encoding(body)
             text = body

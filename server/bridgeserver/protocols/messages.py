@@ -73,10 +73,11 @@ class Messages:
     name = "messages"
 
     def facts(self, body: bytes) -> Facts:
-        request, _text = _REQUEST.read(body)
+        before: list[tuple[int, int]] = []
+        request, _text = _REQUEST.read(body, before)
         message = lenient.mapping(last(request.messages))
         if message.get("role") == "system":
-            message = _before_system(body)
+            message = _before_system(body, before)
         hint = lenient.mapping(request.metadata).get("user_id")
         return Facts(
             model=lenient.identifier(request.model),
@@ -266,8 +267,12 @@ def _written(value: Any) -> str:
         return ""
 
 
-def _before_system(body: bytes) -> dict[str, Any]:
+def _before_system(body: bytes, before: list[tuple[int, int]]) -> dict[str, Any]:
     """Return the last message that is not the system's: Claude Code puts what it tells the model itself at the end."""
+    if len(before) == 1:
+        message = lenient.mapping(lenient.read(body[slice(*before[0])]))
+        if message.get("role") != "system":
+            return message
     try:
         messages: Sequence[Any] = _CONVERSATION.decode(body).messages
     except (ValueError, RecursionError):
