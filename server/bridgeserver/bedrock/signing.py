@@ -6,7 +6,6 @@ botocore is imported where it is needed and not before: a gateway without Bedroc
 import logging
 import re
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -214,31 +213,39 @@ def load_credentials(source: CredentialSource, region: str) -> Credentials:
 
 def _load(source: CredentialSource, region: str) -> "Held | None":
     from botocore.credentials import Credentials as Pair
-    from botocore.session import Session
 
-    # What botocore logs are the texts that are signed and what credential processes have written.
-    logging.getLogger("botocore").propagate = False
-    session = Session(profile=source.profile or None)
+    session = _session(source.profile, region)
     if source.access_key and source.access_key_secret is not None:
         token = source.session_token.reveal() if source.session_token is not None else None
         held: Held | None = Pair(source.access_key, source.access_key_secret.reveal(), token)
     else:
         held = session.get_credentials()
-    return _role(session, held, source, region) if held is not None and source.role_arn else held
+    return _role(session, held, source) if held is not None and source.role_arn else held
 
 
-def _role(session: "Session", held: "Held", source: CredentialSource, region: str) -> "Held":
-    """Return the credentials of a role, which are fetched when they are first asked for."""
+def _session(profile: str, region: str) -> "Session":
+    """Return a session whose calls, for roles of ours and of profiles, go to *region* and do not wait for long."""
     from botocore.config import Config
+    from botocore.session import Session
+
+    # What botocore logs are the texts that are signed and what credential processes have written.
+    logging.getLogger("botocore").propagate = False
+    session = Session(profile=profile or None)
+    session.set_config_variable("region", region)
+    session.set_default_client_config(
+        Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": ATTEMPTS})
+    )
+    return session
+
+
+def _role(session: "Session", held: "Held", source: CredentialSource) -> "Held":
+    """Return the credentials of a role, which are fetched when they are first asked for."""
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
-    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": ATTEMPTS})
     arguments = {"RoleSessionName": SESSION_NAME}
     if source.external_id:
         arguments["ExternalId"] = source.external_id
-    fetcher = AssumeRoleCredentialFetcher(
-        partial(session.create_client, region_name=region, config=config), held, source.role_arn, arguments
-    )
+    fetcher = AssumeRoleCredentialFetcher(session.create_client, held, source.role_arn, arguments)
     return DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
 
 
