@@ -22,14 +22,11 @@ from bridgeserver.bedrock.signing import (
     MADE_ANEW,
     Credentials,
     CredentialSource,
-    Settings,
     Signer,
-    base_url_of,
     load_credentials,
-    mistakes,
-    region_of,
 )
 from bridgeserver.bedrock.translation import invoke_path
+from bridgeserver.config.bedrock import base_url_of, region_of
 from bridgeserver.errors import CredentialsMissing
 from bridgeserver.secret import Secret
 
@@ -156,42 +153,6 @@ def test_the_region_of_a_host(base_url: str, region: str | None) -> None:
 def test_a_region_has_a_host(region: str) -> None:
     """The host that is made for a region names it."""
     assert region_of(base_url_of(region)) == region
-
-
-GOOD = Settings(REGION, "", MODEL, MODEL)
-BOTH = "both access key and access key secret must be provided together"
-
-
-@pytest.mark.parametrize(
-    ("settings", "found"),
-    [
-        pytest.param(Settings(), ["region or base url", "model", "small fast model"], id="gw-B2-nothing"),
-        pytest.param(GOOD._replace(region=""), ["region or base url required: found neither"], id="gw-B1-no-region"),
-        pytest.param(
-            GOOD._replace(region="", base_url="https://p.test"), ["region or base url required"], id="no-region"
-        ),
-        pytest.param(GOOD._replace(region="", base_url=f"https://{HOST}"), [], id="region-of-the-host"),
-        pytest.param(GOOD._replace(model=""), ["model required"], id="gw-B2-no-model"),
-        pytest.param(GOOD._replace(small_fast_model=""), ["small fast model required"], id="gw-B2-no-small-model"),
-        pytest.param(GOOD._replace(source=PAIR), [], id="pair"),
-        pytest.param(GOOD._replace(source=CredentialSource(KEY)), [BOTH], id="gw-B2-no-secret"),
-        pytest.param(GOOD._replace(source=CredentialSource("", Secret(SECRET))), [BOTH], id="gw-B2-no-key"),
-        pytest.param(GOOD._replace(source=CredentialSource(KEY, Secret(""))), [BOTH], id="gw-B2-empty-secret"),
-        pytest.param(GOOD._replace(source=CredentialSource(session_token=Secret(TOKEN))), [BOTH], id="token-alone"),
-        pytest.param(
-            GOOD._replace(source=PAIR._replace(profile="p")), ["a pair of keys or a profile"], id="pair-and-profile"
-        ),
-        pytest.param(
-            GOOD._replace(source=CredentialSource(external_id="e")), ["external id without a role"], id="no-role"
-        ),
-    ],
-)
-def test_what_is_missing_is_told(settings: Settings, found: list[str]) -> None:
-    """One line for each mistake, in the order in which they matter, and no secret in any."""
-    lines = mistakes(settings)
-    assert len(lines) == len(found)
-    assert all(line.startswith(start) for line, start in zip(lines, found, strict=True))
-    assert not any(SECRET in line or TOKEN in line or "\n" in line for line in lines)
 
 
 def test_gw_b2_no_credentials_anywhere() -> None:

@@ -102,7 +102,7 @@ def test_says_where_the_elements_before_the_last_ones_are(value: Any, random: Ra
     if cut_down(data, frozenset([b"a", b"b"]), before) is None:
         return
     members: Any = json.loads(data, object_pairs_hook=tuple)  # objects become tuples of pairs, arrays stay lists
-    arrays = [item for name, item in members if name in {"a", "b"} and isinstance(item, list)]
+    arrays: list[list[Any]] = [item for name, item in members if name in {"a", "b"} and isinstance(item, list)]
     found = [json.loads(data[start:end], object_pairs_hook=tuple) for start, end in before]
     assert found == [item[-2] for item in arrays if len(item) > 1]
 

@@ -14,6 +14,9 @@ log = structlog.get_logger("bridgecore")
 LOAD_S = 30.0
 """How long a request waits for credentials."""
 
+PAUSE_S = 5.0
+"""How long after an attempt the next one is made: what cannot be had should not be asked for all the time."""
+
 
 class AwsSession:
     """What a provider signs its requests with."""
@@ -25,6 +28,7 @@ class AwsSession:
         self._credentials: Credentials | None = None
         self._signer: Signer | None = None
         self._fetching: asyncio.Future[None] | None = None
+        self._fetched_at = -PAUSE_S
 
     @property
     def is_ready(self) -> bool:
@@ -33,11 +37,10 @@ class AwsSession:
 
     async def ready(self) -> None:
         """Return once a request can be signed; fetch credentials if it is time to. Raises CredentialsMissing."""
-        fetching = self._fetching
-        if fetching is None or fetching.done():
-            loop = asyncio.get_running_loop()
+        fetching, loop = self._fetching, asyncio.get_running_loop()
+        if fetching is None or (fetching.done() and loop.time() - self._fetched_at >= PAUSE_S):
             fetching = self._fetching = loop.run_in_executor(None, self._fetch)
-            fetching.add_done_callback(_log_failure)
+            fetching.add_done_callback(self._note)
         if self._credentials is not None and self._credentials.is_usable():
             return  # those that are here are good for a while; whoever comes then finds the new ones
         try:
@@ -51,6 +54,12 @@ class AwsSession:
             raise CredentialsMissing("no AWS credentials found: they were not loaded yet")
         return write_lines(self._signer.sign(method, url, headers, body))
 
+    def _note(self, fetching: "asyncio.Future[None]") -> None:
+        self._fetched_at = fetching.get_loop().time()
+        error = None if fetching.cancelled() else fetching.exception()
+        if error is not None:
+            log.warning("aws_credentials_missing", reason=str(error) if isinstance(error, BridgeError) else repr(error))
+
     def _fetch(self) -> None:
         """Load or refresh; runs in a thread, one at a time."""
         if self._credentials is None:
@@ -59,9 +68,3 @@ class AwsSession:
             self._credentials = credentials
         else:
             self._credentials.refresh()
-
-
-def _log_failure(fetching: "asyncio.Future[None]") -> None:
-    error = None if fetching.cancelled() else fetching.exception()
-    if error is not None:
-        log.warning("aws_credentials_missing", reason=str(error) if isinstance(error, BridgeError) else repr(error))

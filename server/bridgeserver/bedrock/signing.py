@@ -4,10 +4,8 @@ botocore is imported where it is needed and not before: a gateway without Bedroc
 """
 
 import logging
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from bridgeserver.errors import CredentialsMissing
 from bridgeserver.secret import Secret
@@ -33,10 +31,6 @@ USABLE_S = 30
 
 _SIGNED = (b"content-type", b"host")
 _ADDED = ("Authorization", "X-Amz-Date", "X-Amz-Security-Token")
-
-_REGION = re.compile(
-    r"(?:.*\.)?bedrock(?:-[a-z]+)*\.([a-z]{2,}(?:-[a-z]+)+-[0-9]+)\.(?:vpce\.)?(?:amazonaws\.com(?:\.cn)?|api\.aws)"
-)
 
 _TOLD = frozenset(
     {
@@ -68,52 +62,6 @@ class CredentialSource(NamedTuple):
     profile: str = ""
     role_arn: str = ""
     external_id: str = ""
-
-
-class Settings(NamedTuple):
-    """What is configured of a Bedrock provider, as far as it must fit together."""
-
-    region: str = ""
-    base_url: str = ""
-    model: str = ""
-    small_fast_model: str = ""
-    source: CredentialSource = CredentialSource()
-
-
-def mistakes(settings: Settings) -> list[str]:
-    """Return what is missing, one line each, the most important first."""
-    source = settings.source
-    has_key, has_secret = bool(source.access_key), bool(source.access_key_secret and source.access_key_secret.reveal())
-    lines: list[str] = []
-    if not settings.region and not settings.base_url:
-        lines.append("region or base url required: found neither")
-    elif not settings.region and region_of(settings.base_url) is None:
-        lines.append("region or base url required: found a base url that names no region; set the region too")
-    if not settings.model:
-        lines.append("model required: found none; set the id of a model or of an inference profile")
-    if not settings.small_fast_model:
-        lines.append("small fast model required: found none; set the id of a model or of an inference profile")
-    if has_key != has_secret or (source.session_token is not None and not has_key):
-        lines.append("both access key and access key secret must be provided together: found one of them, or a token")
-    elif has_key and source.profile:
-        lines.append("a pair of keys or a profile was expected, found both: leave one out")
-    if source.external_id and not source.role_arn:
-        lines.append("external id without a role: found one, expected a role's ARN beside it")
-    return lines
-
-
-def region_of(base_url: str) -> str | None:
-    """Return the region that the host of one of AWS's endpoints for Bedrock names, or None."""
-    try:
-        found = _REGION.fullmatch(urlsplit(base_url).hostname or "")
-    except ValueError:
-        return None
-    return found[1] if found else None
-
-
-def base_url_of(region: str) -> str:
-    """Return where InvokeModel is in *region*."""
-    return f"https://bedrock-runtime.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
 class Credentials:

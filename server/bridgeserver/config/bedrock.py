@@ -10,10 +10,12 @@ from bridgeserver.config.schema import ProviderConfig
 from bridgeserver.config.sources import Table, Values, Wrong
 
 URLS = {
-    "invoke": "https://bedrock-runtime.{region}.amazonaws.com",
+    "invoke": "https://bedrock-runtime.{region}.amazonaws.com{suffix}",
     "mantle": "https://bedrock-mantle.{region}.api.aws/anthropic",
 }
-HOST = re.compile(r"(?:.*\.)?bedrock(?:-[a-z]+)*\.([a-z]{2,}(?:-[a-z]+)+-[0-9]+)\.")
+HOST = re.compile(
+    r"(?:.*\.)?bedrock(?:-[a-z]+)*\.([a-z]{2,}(?:-[a-z]+)+-[0-9]+)\.(?:vpce\.)?(?:amazonaws\.com(?:\.cn)?|api\.aws)"
+)
 OPTIONS = ("region", "bedrock_api", "model", "small_fast_model", "aws_profile", "aws_role", "aws_external_id")
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ProviderConfig) if field.name in OPTIONS}
 
@@ -21,11 +23,24 @@ DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Provid
 def derive(table: Table, values: Values) -> None:
     """Add the URL that follows from the region; a region that the URL's host names is the one that counts."""
     if "base_url" not in table.members and values.get("region") and "bedrock_api" in values:
-        values["base_url"] = URLS[values["bedrock_api"]].format(region=values["region"])
-    base_url: str = values.get("base_url", "")
-    found = HOST.match(urlsplit(base_url).hostname or "")
+        values["base_url"] = base_url_of(values["region"], values["bedrock_api"])
+    found = region_of(values.get("base_url", ""))
     if found and "region" in values:
-        values["region"] = found[1]
+        values["region"] = found
+
+
+def base_url_of(region: str, api: str = "invoke") -> str:
+    """Return where Bedrock is in *region*."""
+    return URLS[api].format(region=region, suffix=".cn" if region.startswith("cn-") else "")
+
+
+def region_of(base_url: str) -> str | None:
+    """Return the region that the host of one of AWS's endpoints for Bedrock names, or None."""
+    try:
+        found = HOST.fullmatch(urlsplit(base_url).hostname or "")
+    except ValueError:
+        return None
+    return found[1] if found else None
 
 
 def out_of_place(table: Table, values: Values) -> Iterator[Wrong]:

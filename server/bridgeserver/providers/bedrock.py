@@ -82,6 +82,7 @@ class BedrockProvider(Provider):
         A query is meant for Messages: it does not go along with an InvokeModel request.
         """
         query = b"" if self._is_invoke else query
+        headers = [field for field in headers if not field[0].startswith(b"x-amz-")]  # nothing of them would be signed
         if self._aws is not None and credential.kind == "centralized":
             url = f"{self.origin.scheme}://{self.host}".encode() + self.target(path, query)
             further += self._aws.sign(method, url.decode(), [(b"host", self.host.encode())], body)
