@@ -16,14 +16,14 @@ from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
-from bridgeserver.protocols import Protocol
+from bridgeserver.protocols import Facts, Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
-from bridgeserver.providers import Outgoing
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
 from bridgeserver.target import Target
 from bridgeserver.tokens import redact
+from bridgeserver.upstream import head_of
 from bridgeserver.worker import Worker
 
 log = structlog.get_logger("bridgecore")
@@ -149,18 +149,19 @@ class Call:
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, generation = self._worker, target.generation
-        sent, asked_for_usage = self._read(target, protocol, body)
-        facts, target = sent.facts, target._replace(path=sent.path)
+        facts, sent, path, asked_for_usage = self._read(target, protocol, body)
+        if path is not target.path:
+            target = target._replace(path=path)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(target.provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
             self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
-            await self._interception.run(sent.body, self._reply, guard, asked_for_usage=asked_for_usage)
+            await self._interception.run(sent, self._reply, guard, asked_for_usage=asked_for_usage)
 
-    def _read(self, target: Target, protocol: Protocol, body: bytes) -> tuple[Outgoing, bool]:
-        """Return what is sent and where to, and whether it asks for usage that the client did not ask for.
+    def _read(self, target: Target, protocol: Protocol, body: bytes) -> tuple[Facts, bytes, str, bool]:
+        """Return the facts of a body, the body to send, where to, and whether it asks for usage in the client's place.
 
         It is what came, but where usage must be asked for, and where the provider has a wire format of its own.
         """
@@ -169,14 +170,17 @@ class Call:
         plain = body if is_plain else decode(body, encoding, self._worker.config.server.max_body_bytes)
         facts = protocol.facts(plain)
         splice = protocol.usage_splice(plain) if facts.stream else None
-        translated = target.provider.outgoing(target.route, facts, plain, self._request.fields)
-        if not is_plain and (splice is not None or translated is not None):
+        provider = target.provider
+        if splice is None and not provider.translates:
+            return facts, body, target.path, False
+        if not is_plain:
             raise UnsupportedEncoding(
                 f"this request has to be edited on its way, and so it must not be encoded; found {encoding}"
             )
-        if splice is not None:
-            body = b"".join((body[: splice.start], splice.data, body[splice.end :]))
-        return translated or Outgoing(target.path, body, facts), splice is not None
+        if splice is None:
+            translated = provider.outgoing(facts, plain, self._request.fields)
+            return translated.facts, translated.body, translated.path, False
+        return facts, b"".join((body[: splice.start], splice.data, body[splice.end :])), target.path, True
 
     async def _pass_through(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider
@@ -193,8 +197,7 @@ class Call:
             exchange.prepare(head, body, is_head_request=request.method == "HEAD")
             exchange.start()
             connection, _target = await target.answer(exchange, request, body, guard, worker.timeouts)
-            answer = connection.head
-            assert answer is not None  # noqa: S101 - the request was sent, so the head is here
+            answer = head_of(connection)
             if dump is not None:
                 dump.answer(answer.status, answer.headers)
                 watch = dump.watching(watch)

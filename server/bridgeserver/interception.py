@@ -20,7 +20,7 @@ from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, relay
 from bridgeserver.target import Target
-from bridgeserver.upstream import Exchange
+from bridgeserver.upstream import Exchange, head_of
 
 ID_LINE = b"x-bridge-interception-id: %b\r\n"
 """What every answer to a bridged request carries."""
@@ -86,7 +86,7 @@ class Interception:
         recorder.begin(self._facts.prompt, exchange.start)  # it leaves in the turn in which it was written down
         try:
             with guard, exchange:
-                connection = await self._answer(exchange, body, guard, turn)
+                connection = await self._answer(turn, exchange, body, guard)
                 await self._relay(connection, recorder, reply, guard)
         except BridgeError as error:
             can_add_event = self._account is not None and self._account.is_between_events
@@ -110,15 +110,18 @@ class Interception:
         self._circuit = breaker.circuit(self._target.route.path, self._facts.model)
         return self._circuit.enter()
 
-    async def _answer(self, exchange: Exchange, body: bytes, guard: Guard, turn: int) -> Connection:
+    async def _answer(self, turn: int, exchange: Exchange, body: bytes, guard: Guard) -> Connection:
         """Return the connection that holds the head of the answer; tell the circuit what it was."""
+        target, timeouts = self._target, self._means.timeouts
         status: int | None = None
         try:
-            connection, self._target = await self._target.answer(
-                exchange, self._request, body, guard, self._means.timeouts
-            )
-            assert connection.head is not None  # noqa: S101 - that is what it was waited for
-            status = connection.head.status
+            guard.expect(timeouts.upstream_s, timeouts.upstream_error)
+            connection = await exchange.answered()
+            if target.is_refused(connection):
+                connection, self._target = await target.fall_back(
+                    connection, exchange, self._request, body, guard, timeouts
+                )
+            status = head_of(connection).status
         except (UpstreamTimeout, KeysRateLimited) as error:
             status = error.status
             raise
@@ -128,9 +131,9 @@ class Interception:
         return connection
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
-        head = connection.head
-        assert head is not None  # noqa: S101 - the request was sent, so the head is here
-        translation = self._target.provider.translation(head.status, head.headers)
+        head = head_of(connection)
+        provider = self._target.provider
+        translation = provider.translation(head.status, head.headers) if provider.translates else None
         fields = head.headers if translation is None else translation.fields
         account = read_along(
             self._protocol.tap(),

@@ -5,6 +5,7 @@ from functools import partial
 
 from bridgecore import Connection, Guard, Reply
 from bridgeserver.errors import BadResponse, ClientClosed, UpstreamTimeout
+from bridgeserver.upstream import head_of
 
 Watch = Callable[[bytes, bool], bytes]
 """Sees the bytes of a body before the client does, and whether they are the last; returns what to send on."""
@@ -30,9 +31,7 @@ async def relay(
     What arrives in one read leaves in one write, and the next read waits until the client has taken it. Raises
     BadResponse when the response breaks off.
     """
-    head = connection.head
-    assert head is not None  # noqa: S101 - the request was sent, so the head is here
-    reply.start(head.status, lines)
+    reply.start(head_of(connection).status, lines)
     if not (connection.has_bytes or connection.complete):
         reply.write(b"", more=True)  # the head need not wait for the body
     pump = _Pump(connection, reply, guard, timeouts, watch)

@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 from bridgecore import Connection, Guard, Request, by_name
-from bridgecore.http1 import Head
 from bridgeserver.credential import Credential
 from bridgeserver.generation import Generation
 from bridgeserver.keypool import REASONS, retry_after
 from bridgeserver.providers import Provider, Route
 from bridgeserver.relay import Timeouts
-from bridgeserver.upstream import Exchange
+from bridgeserver.upstream import Exchange, head_of
 
 
 class Target(NamedTuple):
@@ -39,26 +38,44 @@ class Target(NamedTuple):
         """Return a context in which the request can be sent."""
         return self.generation.upstream(self.provider.origin).exchange()
 
+    def is_refused(self, connection: Connection) -> bool:
+        """Whether the answer says that a central key was refused or has reached its limit."""
+        return (
+            head_of(connection).status in REASONS
+            and self.credential.kind == "centralized"
+            and bool(self.credential.name)
+        )
+
     async def answer(
         self, exchange: Exchange, request: Request, body: bytes, guard: Guard, timeouts: Timeouts
     ) -> tuple[Connection, "Target"]:
-        """Return the connection that holds the head of the answer to what was sent, and the target that gave it.
-
-        That is another one if a central key was refused: then the next one is tried, before the client has seen
-        anything. Raises KeysRateLimited or KeysRefused after the last, and what the exchange raises.
-        """
-        target = self
+        """Return the connection that holds the head of the answer to what was sent, and the target that gave it."""
         guard.expect(timeouts.upstream_s, timeouts.upstream_error)
         connection = await exchange.answered()
-        while (key := target._next_key(connection.head)) is not None:
+        if not self.is_refused(connection):
+            return connection, self
+        return await self.fall_back(connection, exchange, request, body, guard, timeouts)
+
+    async def fall_back(
+        self,
+        connection: Connection,
+        exchange: Exchange,
+        request: Request,
+        body: bytes,
+        guard: Guard,
+        timeouts: Timeouts,
+    ) -> tuple[Connection, "Target"]:
+        """Return the same after a refusal: the next key is tried, before the client has seen anything.
+
+        Raises KeysRateLimited or KeysRefused after the last, and what the exchange raises.
+        """
+        target: Target = self
+        while target.is_refused(connection) and target.provider.keys is not None:
+            head = head_of(connection)
+            key = target.provider.keys.fall_back(target.credential, head.status, retry_after(by_name(head.headers)))
+            if key is None:
+                break
             target = target._replace(credential=key)
             guard.expect(timeouts.upstream_s, timeouts.upstream_error)
             connection = await exchange.again(target.request_head(request, body), body)
         return connection, target
-
-    def _next_key(self, head: Head | None) -> Credential | None:
-        assert head is not None  # noqa: S101 - the request was sent, so the head is here
-        keys, key = self.provider.keys, self.credential
-        if head.status not in REASONS or keys is None or key.kind != "centralized" or not key.name:
-            return None
-        return keys.fall_back(key, head.status, retry_after(by_name(head.headers)))

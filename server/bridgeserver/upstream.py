@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from bridgecore import Connection
+from bridgecore.http1 import Head
 from bridgeserver.errors import BadResponse, BridgeError, Overloaded, Unreachable, UpstreamTimeout
 
 IDLE_S = 50.0
@@ -143,6 +144,13 @@ class Exchange:
         except ValueError as exc:
             raise BadResponse(str(exc)) from exc
         return connection
+
+
+def head_of(connection: Connection) -> Head:
+    """Return the head of the answer, which is here once `answered` has returned."""
+    head = connection.head
+    assert head is not None  # noqa: S101 - see above
+    return head
 
 
 class Upstreams:

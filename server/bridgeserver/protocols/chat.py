@@ -41,7 +41,7 @@ class _AnsweredMessage(msgspec.Struct):
 
 
 class _AnsweredChoice(msgspec.Struct):
-    finish_reason: Any = None
+    finish_reason: str | None = None
     message: _AnsweredMessage | None = None
 
 
@@ -67,7 +67,7 @@ class _Answer(msgspec.Struct):
     id: Any = None
     error: Any = None
     usage: _Tokens | None = None
-    service_tier: Any = None
+    service_tier: str | None = None
     choices: list[_AnsweredChoice] | None = None
 
 
@@ -147,10 +147,13 @@ class ChatTap:
             return self._odd_body(lenient.read(data))
         self._envelope(answer.id, answer.usage, answer.error, answer.service_tier)
         self.complete = self.failure is None
-        choices = answer.choices or ()
-        self._note_reasons([choice.finish_reason for choice in choices])
-        messages = [choice.message for choice in choices if choice.message is not None]
-        return _calls([message.tool_calls for message in messages])
+        calls: list[Any] = []
+        for choice in answer.choices or ():
+            if choice.finish_reason and not self.stop_reason:
+                self.stop_reason = lenient.identifier(choice.finish_reason)
+            if choice.message is not None and choice.message.tool_calls:
+                calls.append(choice.message.tool_calls)
+        return _calls(calls) if calls else []
 
     def is_extra_usage(self, data: bytes) -> bool:
         try:
@@ -202,7 +205,8 @@ class ChatTap:
     def _envelope(self, response_id: Any, usage: Any, error: Any, service_tier: Any) -> None:
         """Take what a chunk and a whole answer have in common."""
         self.response_id = self.response_id or lenient.identifier(response_id)
-        self.service_tier = lenient.identifier(service_tier) or self.service_tier
+        if service_tier:
+            self.service_tier = lenient.identifier(service_tier) or self.service_tier
         if isinstance(usage, dict):
             usage = openai.fill(_Tokens, lenient.mapping(usage))
         if isinstance(usage, _Tokens):

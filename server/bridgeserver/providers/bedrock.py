@@ -17,7 +17,7 @@ from bridgeserver.errors import ConfigError
 from bridgeserver.headers import Pairs
 from bridgeserver.protocols import Facts
 from bridgeserver.protocols.messages import Messages
-from bridgeserver.providers.provider import MAKE, Outgoing, Provider, ProviderType, Route, Translation
+from bridgeserver.providers.provider import MAKE, Outgoing, Provider, ProviderType, Translation
 from bridgeserver.secret import Secret
 
 INVOKE = ProviderType(
@@ -43,6 +43,7 @@ class BedrockProvider(Provider):
     ) -> None:
         self._is_invoke = config.bedrock_api == "invoke"
         super().__init__(config, INVOKE if self._is_invoke else MANTLE, counters, clock)
+        self.translates = self._is_invoke
         self._models = Models(config.model, config.small_fast_model)
         self._aws: AwsSession | None = None
         if config.auth == "aws" and config.enabled:
@@ -53,11 +54,8 @@ class BedrockProvider(Provider):
             service = "bedrock" if self._is_invoke else "bedrock-mantle"
             self.session = self._aws = AwsSession(_source(config), config.region, service)
 
-    def outgoing(self, route: Route, facts: Facts, body: bytes, fields: Pairs) -> Outgoing | None:
+    def outgoing(self, facts: Facts, body: bytes, fields: Pairs) -> Outgoing:
         """Return an InvokeModel request for the model that is configured in place of the one that was asked for."""
-        del route
-        if not self._is_invoke:
-            return None
         model = effective_model(facts.model, self._models)
         betas = [value.decode("latin-1") for name, value in fields if name == b"anthropic-beta"]
         body = translate(body, betas, model)

@@ -126,6 +126,8 @@ class Provider:
             )
             self.breaker = Breaker(config.name, rules, counters, clock)
         self.session: Session | None = None
+        self.translates = False
+        """Whether the provider has a wire format of its own, so that `outgoing` and `translation` matter."""
         replaced = [*self.extra_fields, *kind.held_back]
         self._held_back = held_back(is_central=True, replaced=replaced)
         self._held_back_from_byok = held_back(is_central=False, replaced=replaced)
@@ -201,10 +203,10 @@ class Provider:
             return b"%b%bcontent-length: %d\r\n\r\n" % (opening, lines, len(body))
         return opening + lines + b"\r\n"
 
-    def outgoing(self, route: Route, facts: Facts, body: bytes, fields: Pairs) -> Outgoing | None:
-        """Return what a bridged request becomes, None where it goes as it came."""
-        del route, facts, body, fields
-        return None
+    def outgoing(self, facts: Facts, body: bytes, fields: Pairs) -> Outgoing:
+        """Return what a bridged request becomes in the provider's own wire format."""
+        del fields
+        return Outgoing("", body, facts)
 
     def translation(self, status: int, fields: Pairs) -> Translation | None:
         """Return how an answer with that head becomes one of the protocol, None where it is one."""
