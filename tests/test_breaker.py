@@ -119,7 +119,7 @@ def test_gw_cb5_endpoints_do_not_share_a_circuit() -> None:
     ("status", "is_failure"),
     [(status, False) for status in (200, 201, 302, 400, 401, 403, 404, 408, 422, 429, 500, 501, 502)]
     + [(status, True) for status in (503, 504, 529)],
-    ids=lambda value: f"gw-CB7-{value}",
+    ids=lambda value: f"gw-CB6-CB7-{value}",
 )
 def test_what_is_a_failure(status: int, is_failure: bool) -> None:
     """Ours differs: 429 is none, and 529 is one for every provider; CB6's predicate of one's own does not exist."""

@@ -231,6 +231,22 @@ def test_an_open_circuit_answers_for_the_provider(gateway: Gateway, fake: FakePr
     assert gateway.ask(path, body(path) | {"model": "another"}).status == 200
 
 
+def test_cp_k15_a_key_that_is_added_serves_at_once(gateway: Gateway, fake: FakeProvider) -> None:
+    """Without a restart: once the change is answered every worker has it, and the next request falls back to it."""
+    admin = {"authorization": f"Bearer {gateways.make_key(gateway.folder, 'operator', is_admin=True)}"}
+    made = {"type": "anthropic", "name": "growing", "base_url": fake.url, "api_keys": ["first-key-of-the-store"]}
+    view = gateway.ask("/-/api/v1/providers", made, headers=admin)
+    assert view.status == 201
+    fake.push(LIMITED)
+    assert gateway.ask("/growing/v1/messages", body("/v1/messages")).status == 429
+    keys = [{"id": view.json["api_keys"][0]["id"]}, {"api_key": "second-key-of-the-store"}]
+    patched = gateway.ask("/-/api/v1/providers/growing", {"api_keys": keys}, method="PATCH", headers=admin)
+    assert patched.status == 200
+    fake.push(LIMITED)
+    assert gateway.ask("/growing/v1/messages", body("/v1/messages")).status == 200
+    assert keys_of(fake) == ["first", "first", "second"]
+
+
 def test_metrics_of_keys_and_circuits(gateway: Gateway) -> None:
     """What the tests above did to keys and circuits can be scraped, with the documented labels."""
     admin = gateways.make_key(gateway.folder, "root", is_admin=True)
