@@ -27,13 +27,13 @@ def test_bytes_that_come_while_the_client_is_slow_are_relayed_at_once() -> None:
             client.connection.pause_writing()  # so the relay waits after every write until the client reads on
             return chunk
 
-        async def answer(_request: Request, reply: Reply) -> None:
+        async def answer(request: Request, reply: Reply) -> None:
             task = asyncio.current_task()
             assert task is not None
             guard = Guards(asyncio.get_running_loop(), 3600, RuntimeError).open(task)
             timeouts = Timeouts(upstream_s=600, client_s=600)
             with suppress(BadResponse):  # the test ends it
-                await relay(connection, b"content-length: 1000\r\n", reply, guard, timeouts, watch)
+                await relay(connection, b"content-length: 1000\r\n", request, reply, guard, timeouts, watch)
 
         may_go_on = asyncio.Event()
         async with raw_server(handler) as port:
@@ -79,7 +79,7 @@ def test_the_last_bytes_are_written_once() -> None:
         failures = list[BaseException]()
         may_go_on = asyncio.Event()
 
-        async def answer(_request: Request, reply: Reply) -> None:
+        async def answer(request: Request, reply: Reply) -> None:
             task = asyncio.current_task()
             assert task is not None
             guard = Guards(asyncio.get_running_loop(), 3600, RuntimeError).open(task)
@@ -87,6 +87,7 @@ def test_the_last_bytes_are_written_once() -> None:
                 await relay(
                     connection,
                     b"content-length: 10\r\n",
+                    request,
                     reply,
                     guard,
                     Timeouts(upstream_s=600, client_s=600),

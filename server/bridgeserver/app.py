@@ -201,7 +201,7 @@ class Call:
             if dump is not None:
                 dump.answer(answer.status, answer.headers)
                 watch = dump.watching(watch)
-            await relay(connection, answer_lines(answer.headers), self._reply, guard, worker.timeouts, watch)
+            await relay(connection, answer_lines(answer.headers), request, self._reply, guard, worker.timeouts, watch)
 
     def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""

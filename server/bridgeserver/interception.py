@@ -18,7 +18,7 @@ from bridgeserver.protocols import Facts, Finding, Protocol
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
-from bridgeserver.relay import Timeouts, relay
+from bridgeserver.relay import Timeouts, Watch, relay
 from bridgeserver.target import Target
 from bridgeserver.upstream import Exchange, head_of
 
@@ -159,10 +159,11 @@ class Interception:
                 raise failure
             return out
 
+        keep: Watch = watch
         if self._dump is not None:
             self._dump.answer(head.status, head.headers)
-            return relay(connection, lines, reply, guard, self._means.timeouts, self._dump.watching(watch))
-        return relay(connection, lines, reply, guard, self._means.timeouts, watch)
+            keep = self._dump.watching(watch)
+        return relay(connection, lines, self._request, reply, guard, self._means.timeouts, keep)
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
         for found in findings:

@@ -1,11 +1,19 @@
 """The relay: bytes of a response to the client, as they come, for as long as both sides keep up."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from bridgecore import Connection, Guard, Reply
+import structlog
+
+from bridgecore import Connection, Guard, Reply, Request
 from bridgeserver.errors import BadResponse, ClientClosed, UpstreamTimeout
 from bridgeserver.upstream import head_of
+
+log = structlog.get_logger("bridgecore")
+
+SLOW_S = 0.5
+"""A client that takes longer to read what it was sent is named in the log, once a request."""
 
 Watch = Callable[[bytes, bool], bytes]
 """Sees the bytes of a body before the client does, and whether they are the last; returns what to send on."""
@@ -24,7 +32,13 @@ class Timeouts:
 
 
 async def relay(
-    connection: Connection, lines: bytes, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Watch
+    connection: Connection,
+    lines: bytes,
+    request: Request,
+    reply: Reply,
+    guard: Guard,
+    timeouts: Timeouts,
+    watch: Watch,
 ) -> None:
     """Send the response whose head *connection* holds, with the header fields *lines* in place of its own.
 
@@ -35,6 +49,7 @@ async def relay(
     if not (connection.has_bytes or connection.complete):
         reply.write(b"", more=True)  # the head need not wait for the body
     pump = _Pump(connection, reply, guard, timeouts, watch)
+    is_known_as_slow = False
     while not pump.is_done:
         if connection.has_bytes or connection.complete:
             pump()
@@ -47,7 +62,14 @@ async def relay(
         pump.check()
         if reply.is_full:
             guard.expect(timeouts.client_s, timeouts.client_error)
+            loop = asyncio.get_running_loop()
+            waited_s = -loop.time()
             await reply.drain()
+            waited_s += loop.time()
+            if waited_s > SLOW_S and not is_known_as_slow:
+                is_known_as_slow = True
+                agent = request.headers.get(b"user-agent", b"")[:200].decode("latin-1")
+                log.warning("slow_client", waited_s=round(waited_s, 3), client=request.peer, user_agent=agent)
 
 
 class _Pump:
