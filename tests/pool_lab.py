@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import selectors
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from bridgeserver.bridge import RequestBridge
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.pool import BridgePool
+from bridgeserver.tools.tool import Catalog, Tool, ToolResult
 
 T = TypeVar("T")
 
@@ -131,7 +132,12 @@ class Box:
         self.closing_at: float | None = None
         self.closed_at: float | None = None
         self.was_cut = False
+        self.catalog = Catalog()
         self._lab = lab
+
+    async def call(self, _tool: Tool, _arguments: Mapping[str, Any]) -> ToolResult:
+        """Say nothing."""
+        return ToolResult(())
 
     async def close(self) -> None:
         """End the sessions; what is wrong about being asked to is written down."""

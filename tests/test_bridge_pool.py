@@ -4,7 +4,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from bridgeserver.errors import GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.pool import BridgePool
+from bridgeserver.tools.tool import Catalog, Tool, ToolResult
 from pool_lab import leased
 
 A1 = Caller("a", "ann", "1", is_admin=False)
@@ -27,9 +28,14 @@ class Box:
 
     sessions = 0
     is_degraded = False
+    catalog = Catalog()
 
     def __init__(self) -> None:
         self.closed = 0
+
+    async def call(self, _tool: Tool, _arguments: Mapping[str, Any]) -> ToolResult:
+        """Say nothing."""
+        return ToolResult(())
 
     async def close(self) -> None:
         """End."""

@@ -1,29 +1,10 @@
 """What one caller reaches in one generation."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
-
-
-class Toolbox(Protocol):
-    """The MCP sessions of one caller."""
-
-    @property
-    def sessions(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def is_degraded(self) -> bool:
-        """Whether a configured server could not be reached."""
-        ...
-
-    async def close(self) -> None:
-        """End the sessions."""
-        ...
-
+from bridgeserver.tools.tool import Toolbox
 
 Connect = Callable[[Caller, Generation], Awaitable[Toolbox]]
 

@@ -27,6 +27,7 @@ BridgeError
 ├── CircuitOpen           503, with Retry-After
 ├── Overloaded            503, with Retry-After
 │   └── NotRecordable          503: the journal or the store cannot take the record
+├── ToolError             a call of an MCP server's tool gave no result; the model is told
 ├── CredentialsMissing    500: what the gateway itself needs to ask a provider is not there
 ├── ProviderDisabled      503, and a retry cannot help
 └── Ended                 the request was ended from outside
@@ -215,6 +216,12 @@ class NotRecordable(Overloaded):
     """The request cannot be recorded, so it is not sent."""
 
     retry_after_s = 5
+
+
+class ToolError(BridgeError):
+    """A call of a tool gave no result: its server is away, too slow, says no, or sends too much."""
+
+    status = 502
 
 
 class CredentialsMissing(BridgeError):

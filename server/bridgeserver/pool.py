@@ -20,10 +20,11 @@ from opentelemetry import trace
 from opentelemetry.trace import ProxyTracerProvider
 
 from bridgecore import Cache, Cause, FlightAborted, FlightGroup, Lease, Outcome
-from bridgeserver.bridge import Connect, RequestBridge, Toolbox
+from bridgeserver.bridge import Connect, RequestBridge
 from bridgeserver.errors import GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
+from bridgeserver.tools.tool import Toolbox
 
 log = structlog.get_logger("bridgecore")
 tracer = trace.get_tracer("bridgecore")

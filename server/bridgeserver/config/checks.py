@@ -13,6 +13,23 @@ BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 VISIBLE = re.compile(r"[\x21-\x7e]+")
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 SEALING_KEY_BYTES = 32
+NOT_TO_MCP = frozenset(
+    {
+        "accept",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that the client of an MCP server sets itself."""
+
 METADATA_HOSTS = frozenset({"metadata.google.internal"})
 METADATA_ADDRESSES = frozenset({ip_address("169.254.169.254"), ip_address("fd00:ec2::254")})
 
@@ -71,6 +88,26 @@ def _has_good_place(url: SplitResult) -> bool:
 def is_extra_header(name: str) -> bool:
     """Whether *name* is a header that an operator may add: the gateway sets the others itself."""
     return TOKEN.fullmatch(name) is not None and name.lower().encode() not in NOT_UPSTREAM
+
+
+def is_mcp_url(text: str) -> bool:
+    """Whether *text* is where an MCP server can be reached; unlike a base URL it may have a query."""
+    place, _, query = text.partition("?")
+    return is_base_url(place) and (not query or (VISIBLE.fullmatch(query) is not None and "#" not in query))
+
+
+def is_mcp_header(name: str) -> bool:
+    """Whether *name* is a header that requests to an MCP server may carry; credentials are welcome there."""
+    return TOKEN.fullmatch(name) is not None and name.lower() not in NOT_TO_MCP
+
+
+def is_pattern(text: str) -> bool:
+    """Whether *text* is a regular expression; an empty one is none."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -108,6 +108,24 @@ HeaderValue = Annotated[
         extra={"is_secret": True},
     ),
 ]
+McpUrl = Annotated[
+    str,
+    Meta(
+        description="an http or https URL with a host, without credentials and fragment",
+        extra={"check": checks.is_mcp_url},
+    ),
+]
+McpHeaderName = Annotated[
+    str,
+    Meta(
+        description="the name of a header that does not belong to the connection", extra={"check": checks.is_mcp_header}
+    ),
+]
+HeaderSecret = Annotated[Secret, Meta(description="printable ASCII", extra={"is_secret": True})]
+Pattern = Annotated[
+    str, Meta(description="a regular expression, which is searched for", extra={"check": checks.is_pattern})
+]
+Turns = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 QueryName = Annotated[str, Meta(min_length=1, description="the name of a parameter")]
 QueryValue = Annotated[str, Meta(description="text", extra={"is_secret": True})]
 
@@ -215,6 +233,34 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     aws_profile: Word = ""
     aws_role: Word = ""
     aws_external_id: Word = ""
+
+
+class McpServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One MCP server, whose tools every caller has."""
+
+    name: ProviderName
+    url: McpUrl
+    headers: Annotated[
+        dict[McpHeaderName, HeaderSecret],
+        Meta(description="a table of header names and values", extra={"is_secret": True}),
+    ] = {}
+    user_token: Switch = False
+    allow: Pattern = ""
+    deny: Pattern = ""
+    enabled: Switch = True
+    allow_link_local: Switch = False
+
+
+class ToolsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the tools of MCP servers are offered to models, and called."""
+
+    max_turns: Turns = 25
+    call_timeout_s: Seconds = 60.0
+    connect_timeout_s: Seconds = 10.0
+    max_result_bytes: Size = 1 << 20
+    max_tools: Count = 128
+    skip_models: Pattern = "haiku"
+    record_results: Switch = False
 
 
 class BrokenProvider(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The tools of MCP servers: which a caller has, and how they are called."""
