@@ -352,7 +352,8 @@ class GateLab:
     async def _start(self, config: Config, place: Place) -> tuple[Worker, Server]:
         worker = Worker(config, place)
         broken = tuple(provider.name for provider in config.broken)
-        worker._publish(Snapshot(1, config.providers, broken))  # pyright: ignore[reportPrivateUsage]
+        snapshot = Snapshot(1, config.providers, broken, config.mcp_servers, config.tools)
+        worker._publish(snapshot)  # pyright: ignore[reportPrivateUsage]
         application = Application(worker)
 
         async def serve(request: Request, reply: Reply) -> None:

@@ -66,6 +66,8 @@ def tool(number: int = 1, seq: int = 3, name: str = "look_up") -> ToolUse:
         injected=True,
         error="no such page",
         created_at=1_000_000,
+        duration_us=1500,
+        result="there is none",
     )
 
 

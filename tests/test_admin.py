@@ -604,6 +604,7 @@ def test_the_detail_of_readiness(lab: Lab) -> None:
         "last_error": None,
         "restart_needed": ["server"],
         "store_error": None,
+        "mcp_servers": [],
     }
     assert detail["workers"] == [{"pid": 4711, "generation": 1, "ready": True, "reason": ""}]
     assert {provider["name"]: provider["status"] for provider in detail["providers"]} == {

@@ -16,10 +16,12 @@ from bridgeserver.config import (
     Config,
     DumpsConfig,
     JournalConfig,
+    McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
+    ToolsConfig,
     load,
     render,
 )
@@ -36,7 +38,9 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "journal": JournalConfig,
     "pool": PoolConfig,
     "dumps": DumpsConfig,
+    "tools": ToolsConfig,
     "providers[]": ProviderConfig,
+    "mcp_servers[]": McpServerConfig,
 }
 KEY = "sk-test-0123456789abcdefghij"
 
@@ -566,7 +570,13 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
     ("text", "mistake"),
     [
         ("[sever]", "sever: found an unknown name, expected server (the nearest name)"),
-        ("[zzz]", "zzz: found an unknown name, expected one of dumps, journal, pool, providers, server, store"),
+        (
+            "[zzz]",
+            (
+                "zzz: found an unknown name, expected one of "
+                "dumps, journal, mcp_servers, pool, providers, server, store, tools"
+            ),
+        ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),
         ("[server]\nzzz = 1", "server.zzz: found an unknown name, expected a name that docs/operations.md lists"),
         ('[server]\n"a\\nb" = 1', 'server."a\\nb": found an unknown name'),
@@ -591,6 +601,8 @@ def test_unknown_names_in_the_file(mistakes: Mistakes, text: str, mistake: str) 
         ("BRIDGECORE_PORT", "BRIDGECORE_SERVER__PORT"),
         ("BRIDGECORE_PROVIDERS__A__KEY", "BRIDGECORE_PROVIDERS__A__KEYS"),
         ("BRIDGECORE_PROVIDERS__KEYS", "BRIDGECORE_PROVIDERS__NAME__KEYS"),
+        ("BRIDGECORE_MCP_SERVERS__WIKI__URI", "BRIDGECORE_MCP_SERVERS__WIKI__URL"),
+        ("BRIDGECORE_TOOLS__MAX_TURN", "BRIDGECORE_TOOLS__MAX_TURNS"),
     ],
 )
 def test_unknown_variables(mistakes: Mistakes, variable: str, nearest: str) -> None:

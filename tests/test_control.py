@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from bridgeserver.asks import Answer, Ask
-from bridgeserver.config import ProviderConfig
+from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
 from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Report, Snapshot
 from bridgeserver.errors import BridgeError
 from bridgeserver.secret import Secret
 from gateway import eventually
 
 PROVIDER = ProviderConfig(name="x", type="openai", base_url="http://x/v1", auth="bearer", keys=(Secret("a-key"),))
+WIKI = McpServerConfig(name="wiki", url="http://x/mcp?k=v", headers={"Authorization": Secret("Bearer a b")}, allow="^a")
 
 
 class Worker:
@@ -49,13 +50,14 @@ def serve(run: Callable[[ControlServer], Any], answer: Callable[[Ask], Answer] |
 
 
 def test_a_worker_hears_of_the_generation_first_and_of_every_later_one() -> None:
-    """With the provider keys in it; the parent knows who follows."""
+    """With the provider keys and the MCP servers' headers in it; the parent knows who follows."""
 
     async def run(server: ControlServer) -> None:
-        server.publish(Snapshot(1, (PROVIDER,)))
+        snapshot = Snapshot(1, (PROVIDER,), mcp_servers=(WIKI,), tools=ToolsConfig(max_turns=3))
+        server.publish(snapshot)
         worker = Worker(server.path)
         await worker.client.start()
-        assert worker.heard == [Snapshot(1, (PROVIDER,))]
+        assert worker.heard == [snapshot]
         worker.client.report()
         assert await asyncio.to_thread(server.wait_for, 1, 10.0)
         server.publish(Snapshot(2, ()))

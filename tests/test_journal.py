@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import samples
 from bridgeserver import journal as journals
 from bridgeserver import shipper as shippers
 from bridgeserver import tail as tails
@@ -433,6 +435,10 @@ def test_ships_what_older_versions_wrote(tmp_path: Path) -> None:
     first: list[AnyRecord] = [interception(1), prompt(1, "a\nb"), end(1)]
     lines = [frame(record)[FRAME.size : -1] for record in first]  # without the line's end
     old = b"".join(FRAME.pack(len(line), zlib.crc32(line)) + line for line in lines)
+    call = msgspec.structs.replace(samples.tool(2), duration_us=None, result=None)
+    then = frame(call).replace(b',"duration_us":null,"result":null', b"")[FRAME.size : -1]
+    assert b"result" not in then
+    old += FRAME.pack(len(then), zlib.crc32(then)) + then
     abandoned(tmp_path, old + frame(interception(2), prompt(2, "c\nd")) + frame(end(2)))
     shelf = Shelf()
     shipper = Shipper(tmp_path, shelf)
@@ -440,6 +446,7 @@ def test_ships_what_older_versions_wrote(tmp_path: Path) -> None:
         pass
     assert shelf.records == [
         *first,
+        call,
         interception(2),
         prompt(2, "c\nd"),
         end(2),

@@ -50,6 +50,7 @@ class Lab:
         self.file = folder / "bridgecore.toml"
         self.file.write_text(FILE.format(port=1))
         self.control = Control()
+        self.environ: dict[str, str] = {}
         self.on_load: Callable[[], object] = lambda: None
         self.source = Source(self.load, self.file)
         self.config, self.look = self.source.read()
@@ -58,7 +59,7 @@ class Lab:
 
     def load(self) -> Config:
         """Read the file."""
-        config = load(self.file, {}, {})
+        config = load(self.file, self.environ, {})
         self.on_load()
         return config
 
@@ -169,3 +170,49 @@ def test_a_bad_stored_provider_is_excluded(lab: Lab) -> None:
     assert statuses["bad"].reason
     assert "a-key" not in str(statuses)
     assert lab.in_force() == ["http://127.0.0.1:1/v1"]
+
+
+WIKI = """
+[[mcp_servers]]
+name = "wiki"
+url = "http://127.0.0.1:1/mcp?key=hunter2"
+headers = {{ Authorization = "env:WIKI" }}
+enabled = {enabled}
+"""
+
+
+def test_mcp_servers_and_tools_make_generations(lab: Lab) -> None:
+    """A change of either is published, the rest stays; a server that is off is listed and not published."""
+    reloader = lab.start()
+    assert (lab.control.snapshots[-1].mcp_servers, reloader.status().mcp_servers) == ((), ())
+    providers = lab.control.snapshots[-1].providers
+
+    def follow(text: str, token: str = "Bearer a") -> Snapshot:
+        lab.environ = {"WIKI": token}
+        lab.file.write_text(FILE.format(port=1) + text)
+        assert reloader.apply(5)
+        assert lab.control.snapshots[-1].providers == providers
+        return lab.control.snapshots[-1]
+
+    on, off = WIKI.format(enabled="true"), WIKI.format(enabled="false")
+    (server,) = follow(on).mcp_servers
+    assert server.headers == {"Authorization": Secret("Bearer a")}
+    assert follow(on, "Bearer b").mcp_servers[0].headers == {"Authorization": Secret("Bearer b")}
+    assert follow(on + "[tools]\nmax_turns = 2", "Bearer b").tools.max_turns == 2
+    before = len(lab.control.snapshots)
+    assert reloader.apply(5)
+    assert len(lab.control.snapshots) == before
+    assert follow(off).mcp_servers == ()
+    (status,) = reloader.status().mcp_servers
+    assert (status.name, status.url, status.enabled) == ("wiki", "http://127.0.0.1:1/mcp", False)
+    assert reloader.status().restart_needed == ()
+
+
+def test_a_mistake_in_an_mcp_server_is_one_of_the_whole_file(lab: Lab) -> None:
+    """Its last good content stands, and the reason shows no secret."""
+    reloader = lab.start()
+    lab.file.write_text(FILE.format(port=2) + WIKI.format(enabled="true").replace("?", "#"))
+    assert reloader.apply(5)
+    assert lab.in_force() == ["http://127.0.0.1:1/v1"]
+    assert "mcp_servers[0].url: found" in str(reloader.status().last_error)
+    assert "hunter2" not in str(reloader.status().last_error)

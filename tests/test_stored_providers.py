@@ -15,7 +15,7 @@ import samples
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound
 from bridgeserver.merging import merge
-from bridgeserver.records import TokenUsage
+from bridgeserver.records import TokenUsage, ToolUse
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import Store, open_store
@@ -350,10 +350,12 @@ def test_a_database_of_the_first_revision_keeps_its_data(tmp_path: Path) -> None
     engine.dispose()
     store = open_store(f"sqlite:///{path}")
     store.create_key("ann", "laptop", is_admin=True, actor="tester")
-    store.apply([record for record in samples.whole() if not isinstance(record, TokenUsage)])
+    store.apply([record for record in samples.whole() if not isinstance(record, TokenUsage | ToolUse)])
     query(store, "INSERT INTO token_usages VALUES ('i0001', 2, 'r', 1, 2, 3, 4, '{}', 0, 1000000)")
+    query(store, "INSERT INTO tool_usages VALUES ('i0001', 3, 'r', 'c', 'f', NULL, '{}', 0, 0, NULL, 1000000)")
     before = samples.tables(path)
     before["token_usages"][0] |= {"stop_reason": "", "service_tier": ""}
+    before["tool_usages"][0] |= {"duration_us": None, "result": None}
     users, keys, audit = store.list_users(), store.list_keys(), query(store, "SELECT * FROM audit")
     store.upgrade()
     assert (samples.tables(path), store.list_users(), store.list_keys()) == (before, users, keys)

@@ -92,6 +92,7 @@ class Admin:
             "restart_needed": status.restart_needed,
             "store_error": status.store_error,
             "providers": status.providers,
+            "mcp_servers": status.mcp_servers,
             "workers": status.workers,
         }
         return _json(200 if status.is_ready else 503, detail)

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from bridgeserver.asks import Answer, Ask
-from bridgeserver.config import ProviderConfig
+from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
 from bridgeserver.errors import BridgeError, Overloaded
 from bridgeserver.secret import Secret
 
@@ -55,6 +55,9 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
     providers: tuple[ProviderConfig, ...]
     broken: tuple[str, ...] = ()
     """Names of providers that cannot be served as they are configured."""
+    mcp_servers: tuple[McpServerConfig, ...] = ()
+    """Those that are enabled."""
+    tools: ToolsConfig = msgspec.field(default_factory=ToolsConfig)
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):

@@ -1,4 +1,4 @@
-"""What the gateway serves at one time: providers and the connections to them, as one snapshot that never changes.
+"""What the gateway serves at one time, as one snapshot that never changes: providers, connections to them, MCP servers.
 
 A request takes the generation in force once, when it begins, and keeps it to its end.
 """
@@ -6,6 +6,7 @@ A request takes the generation in force once, when it begins, and keeps it to it
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.errors import NotFound, ProviderBroken
 from bridgeserver.providers import Provider, Route
 from bridgeserver.request import check_path, provider_name
@@ -15,7 +16,7 @@ from bridgeserver.upstream import Origin, Upstream
 class Generation:
     """One immutable snapshot; a change of the configuration makes another one."""
 
-    __slots__ = ("_bridged", "_broken", "_upstreams", "number", "providers")
+    __slots__ = ("_bridged", "_broken", "_upstreams", "mcp_servers", "number", "providers", "tools")
 
     def __init__(
         self,
@@ -23,8 +24,12 @@ class Generation:
         providers: Mapping[str, Provider],
         upstreams: Mapping[Origin, Upstream] | None = None,
         broken: Collection[str] = (),
+        mcp_servers: tuple[McpServerConfig, ...] = (),
+        tools: ToolsConfig | None = None,
     ) -> None:
         self.number = number
+        self.mcp_servers = mcp_servers
+        self.tools = tools or ToolsConfig()
         self._broken = frozenset(broken)
         self.providers = MappingProxyType(dict(providers))
         self._upstreams = dict(upstreams or {})

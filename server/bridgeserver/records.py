@@ -103,6 +103,8 @@ class ToolUse(Record, frozen=True, tag="tool"):
     injected: bool
     error: str | None
     created_at: int
+    duration_us: int | None = None  # of a call that the gateway itself made
+    result: str | None = None  # what it gave, where that is to be recorded
 
 
 class ModelThought(Record, frozen=True, tag="thought"):

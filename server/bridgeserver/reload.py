@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
-from bridgeserver.config import Config, ProviderConfig
+from bridgeserver.config import Config, McpServerConfig, ProviderConfig
 from bridgeserver.control import ControlServer, Snapshot
 from bridgeserver.errors import BridgeError, ConfigError, StoreError, StoreUnavailable
 from bridgeserver.merging import Merged, merge
 from bridgeserver.providers import build
 from bridgeserver.sealing import Vault
-from bridgeserver.status import ProviderStatus, ReloadStatus, WorkerStatus
+from bridgeserver.status import McpServerStatus, ProviderStatus, ReloadStatus, WorkerStatus
 from bridgeserver.store import Store
 from bridgeserver.store.stored import LoadedProviders
 
@@ -157,6 +158,7 @@ class Reloader:
             restart_needed=self._restart_needed,
             store_error=self._store_error,
             providers=self._statuses,
+            mcp_servers=tuple(map(_server_status, self._config.mcp_servers)),
             workers=tuple(
                 WorkerStatus(report.pid, report.generation, not report.reason, report.reason)
                 for report in self._control.workers()
@@ -268,18 +270,26 @@ class Reloader:
         return loaded
 
     def _publish(self, merged: Merged, loaded: LoadedProviders) -> None:
-        """Send the good providers to the workers, unless they have them."""
+        """Send what is good to the workers, unless they have it."""
         good, statuses = judge(merged, loaded)
         for status in statuses:
             if status.status == "error":
                 log.error("provider_excluded", provider=status.name, reason=status.reason)
         self._statuses = statuses
         broken = tuple(status.name for status in statuses if status.status == "error")
-        if self._snapshot.number == 0 or (self._snapshot.providers, self._snapshot.broken) != (good, broken):
-            self._snapshot = Snapshot(self._snapshot.number + 1, good, broken)
+        servers = tuple(server for server in self._config.mcp_servers if server.enabled)
+        number = self._snapshot.number
+        latest = Snapshot(number, good, broken, servers, self._config.tools)
+        if number == 0 or latest != self._snapshot:
+            self._snapshot = msgspec.structs.replace(latest, number=number + 1)
             self._published_at = time.time()
             self._control.publish(self._snapshot)
-        log.info("reloaded", generation=self._snapshot.number, providers=[provider.name for provider in good])
+        log.info(
+            "reloaded",
+            generation=self._snapshot.number,
+            providers=[provider.name for provider in good],
+            mcp_servers=[server.name for server in servers],
+        )
 
     def _note_sections(self, config: Config) -> None:
         """Say which sections changed that a reload cannot put in force."""
@@ -326,6 +336,17 @@ def judge(merged: Merged, loaded: LoadedProviders) -> tuple[tuple[ProviderConfig
             )
         )
     return tuple(good), tuple(sorted(statuses, key=lambda status: status.name))
+
+
+def _server_status(server: McpServerConfig) -> McpServerStatus:
+    return McpServerStatus(
+        name=server.name,
+        url=server.public_url,
+        user_token=server.user_token,
+        enabled=server.enabled,
+        allow=server.allow,
+        deny=server.deny,
+    )
 
 
 def _error_of(provider: ProviderConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""What the gateway says about itself: its configuration in force, its providers and its workers."""
+"""What the gateway says about itself: its configuration in force, its providers, MCP servers and workers."""
 
 from typing import Literal
 
@@ -16,6 +16,19 @@ class ProviderStatus(msgspec.Struct, frozen=True):
     source: Literal["file", "store"]
     base_url: str
     key_count: int
+
+
+class McpServerStatus(msgspec.Struct, frozen=True):
+    """One MCP server of the configuration in force."""
+
+    name: str
+    url: str
+    """Without its query, which may hold a secret."""
+    user_token: bool
+    """Whether each user has a token of his own there."""
+    enabled: bool
+    allow: str
+    deny: str
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -44,6 +57,7 @@ class ReloadStatus(msgspec.Struct, frozen=True):
     """Why the store cannot be read; None while it can."""
     providers: tuple[ProviderStatus, ...]
     workers: tuple[WorkerStatus, ...]
+    mcp_servers: tuple[McpServerStatus, ...] = ()
 
     @property
     def is_ready(self) -> bool:

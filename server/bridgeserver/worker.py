@@ -161,7 +161,9 @@ class Worker:
             log.exception("generation_refused", number=snapshot.number)
             return
         upstreams = self._upstreams.reach(provider.origin for provider in providers.values())
-        self.pool.publish(Generation(snapshot.number, providers, upstreams, snapshot.broken))
+        self.pool.publish(
+            Generation(snapshot.number, providers, upstreams, snapshot.broken, snapshot.mcp_servers, snapshot.tools)
+        )
         self._control.report()
 
     def stop(self) -> None:

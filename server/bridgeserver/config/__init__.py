@@ -7,10 +7,12 @@ from bridgeserver.config.schema import (
     Config,
     DumpsConfig,
     JournalConfig,
+    McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
+    ToolsConfig,
 )
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "Config",
     "DumpsConfig",
     "JournalConfig",
+    "McpServerConfig",
     "PoolConfig",
     "ProviderConfig",
     "ServerConfig",
     "StoreConfig",
+    "ToolsConfig",
     "load",
     "render",
 ]

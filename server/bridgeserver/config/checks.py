@@ -11,6 +11,7 @@ from bridgeserver.headers import NOT_UPSTREAM
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 VISIBLE = re.compile(r"[\x21-\x7e]+")
+HEADER_TEXT = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 SEALING_KEY_BYTES = 32
 NOT_TO_MCP = frozenset(
@@ -99,6 +100,11 @@ def is_mcp_url(text: str) -> bool:
 def is_mcp_header(name: str) -> bool:
     """Whether *name* is a header that requests to an MCP server may carry; credentials are welcome there."""
     return TOKEN.fullmatch(name) is not None and name.lower() not in NOT_TO_MCP
+
+
+def is_header_text(text: str) -> bool:
+    """Whether *text* can stand as the value of a header; spaces within it are good, at its ends they would be lost."""
+    return HEADER_TEXT.fullmatch(text) is not None
 
 
 def is_pattern(text: str) -> bool:

@@ -119,7 +119,7 @@ class Converter:
     def _variable(self, given: Given, name: str, option: Option) -> object:
         if not self._environ.get(name):
             state = "empty" if name in self._environ else "not set"
-            return self.wrong(given, f"env:{name}, which is {state}", "a variable that holds a key")
+            return self.wrong(given, f"env:{name}, which is {state}", f"a variable that holds {option.expected}")
         return self.key(given, self._environ[name], option, f"env:{name}, which holds something else")
 
     def _file(self, given: Given, path: str, option: Option) -> object:
@@ -127,17 +127,16 @@ class Converter:
             text = (self._folder / path).read_bytes().decode("latin-1")
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
-            return self.wrong(given, f"file:{path}, which cannot be read ({reason})", "a file that holds a key")
+            expected = f"a file that holds {option.expected}"
+            return self.wrong(given, f"file:{path}, which cannot be read ({reason})", expected)
         text = text.removesuffix("\n").removesuffix("\r")
         return self.key(given, text, option, f"file:{path}, which holds something else")
 
     def key(self, given: Given, key: str, option: Option, found: str) -> object:
         """Return a key as a secret, if it is what its option takes."""
-        if not KEY.fullmatch(key):
-            return self.wrong(given, found, KEY_RULE)
-        if option.check is not None and not option.check(key):
-            return self.wrong(given, found, option.expected)
-        return Secret(key)
+        if option.check is None:
+            return Secret(key) if KEY.fullmatch(key) else self.wrong(given, found, KEY_RULE)
+        return Secret(key) if option.check(key) else self.wrong(given, found, option.expected)
 
 
 class LiteralConverter(Converter):
@@ -184,7 +183,7 @@ def shown(value: object, option: Option) -> str:
     if isinstance(value, list):
         return "a list"
     if isinstance(value, str) and "//" in value:
-        # A URL may hold a password before its last @, and a key in its query.
-        value = re.sub(r"//.*@", "//…@", value, flags=re.DOTALL).partition("?")[0]
+        # A URL may hold a password before its last @, and a key in its query or behind that.
+        value = re.split("[?#]", re.sub(r"//.*@", "//…@", value, flags=re.DOTALL), maxsplit=1)[0]
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

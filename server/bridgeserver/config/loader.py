@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridgeserver.config import checks
+from bridgeserver.config import checks, mcp
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
@@ -16,10 +16,12 @@ from bridgeserver.config.schema import (
     Config,
     DumpsConfig,
     JournalConfig,
+    McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
+    ToolsConfig,
 )
 from bridgeserver.config.sources import Sources, Table, Values, Wrong
 from bridgeserver.errors import ConfigError
@@ -44,10 +46,10 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     sources.read_file(file, may_be_absent=path is None)
     sources.read_environment(environ)
     sources.read_flags(flags)
-    if not sources.providers and not mistakes:
+    if not sources.lists["providers"] and not mistakes:
         for name, variable in IMPLIED.items():
             if environ.get(variable):
-                sources.add_provider(name, type=name, keys=[f"env:{variable}"])
+                sources.add("providers", name, type=name, keys=[f"env:{variable}"])
     folder = file.absolute().parent
     return _Loader(sources, Converter(folder, environ, mistakes), mistakes).tree(folder)
 
@@ -65,6 +67,7 @@ class _Loader:
         journal = values_of(sections["journal"], JournalConfig, self._converter)
         pool = values_of(sections["pool"], PoolConfig, self._converter)
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
+        tools = values_of(sections["tools"], ToolsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -72,6 +75,7 @@ class _Loader:
             dumps.setdefault("path", Path(f"{database}.dumps"))
         server = self._server(sections["server"])
         providers, broken = self._providers()
+        servers = self._mcp_servers()
         if self._mistakes:
             raise ConfigError(self._mistakes)
         return Config(
@@ -80,8 +84,10 @@ class _Loader:
             journal=JournalConfig(**journal),
             pool=PoolConfig(**pool),
             dumps=DumpsConfig(**dumps),
+            tools=ToolsConfig(**tools),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
+            mcp_servers=tuple(McpServerConfig(**values) for values in servers),
         )
 
     def _server(self, table: Table) -> Values:
@@ -96,7 +102,7 @@ class _Loader:
         names: set[str] = set()
         found: list[Values] = []
         broken: list[BrokenProvider] = []
-        for table in self._sources.providers:
+        for table in self._sources.lists["providers"]:
             noted = len(self._mistakes)
             values = values_of(table, ProviderConfig, self._converter)
             derive(table, values)
@@ -110,6 +116,16 @@ class _Loader:
             else:
                 found.append(values)
         return found, broken
+
+    def _mcp_servers(self) -> list[Values]:
+        names: set[str] = set()
+        found: list[Values] = []
+        for table in self._sources.lists["mcp_servers"]:
+            values = values_of(table, McpServerConfig, self._converter)
+            self._note(table, mcp.mistakes(table, values, names))
+            names.add(values.get("name", ""))
+            found.append(values)
+        return found
 
     def _note(self, table: Table, mistakes: Iterator[Wrong]) -> None:
         for name, found, expected in mistakes:

@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from bridgeserver.config.schema import Config
+from bridgeserver.config.schema import Config, McpServerConfig
 from bridgeserver.config.sources import SECTIONS, quoted
 from bridgeserver.secret import Secret
 
@@ -16,10 +16,17 @@ MASKED = frozenset({"extra_headers", "query"})
 
 
 def render(config: Config) -> str:
-    """Return the configuration as it takes effect; keys, header values and query values are masked."""
+    """Return the configuration as it takes effect; keys, header values and queries are masked."""
     tables = [(f"[{name}]", getattr(config, name)) for name in SECTIONS]
     tables += [("[[providers]]", provider) for provider in config.providers]
+    tables += [("[[mcp_servers]]", _without_query(server)) for server in config.mcp_servers]
     return "\n".join("\n".join([title, *_lines(struct), ""]) for title, struct in tables)
+
+
+def _without_query(server: McpServerConfig) -> McpServerConfig:
+    if server.url == server.public_url:
+        return server
+    return msgspec.structs.replace(server, url=f"{server.public_url}?…")
 
 
 def _lines(struct: msgspec.Struct) -> Iterator[str]:

@@ -121,7 +121,13 @@ McpHeaderName = Annotated[
         description="the name of a header that does not belong to the connection", extra={"check": checks.is_mcp_header}
     ),
 ]
-HeaderSecret = Annotated[Secret, Meta(description="printable ASCII", extra={"is_secret": True})]
+HeaderSecret = Annotated[
+    Secret,
+    Meta(
+        description="printable ASCII without spaces at its ends",
+        extra={"is_secret": True, "check": checks.is_header_text},
+    ),
+]
 Pattern = Annotated[
     str, Meta(description="a regular expression, which is searched for", extra={"check": checks.is_pattern})
 ]
@@ -250,6 +256,11 @@ class McpServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: Switch = True
     allow_link_local: Switch = False
 
+    @property
+    def public_url(self) -> str:
+        """Where it is, without the query, which may hold a secret."""
+        return self.url.partition("?")[0]
+
 
 class ToolsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the tools of MCP servers are offered to models, and called."""
@@ -279,5 +290,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     journal: JournalConfig
     pool: PoolConfig
     dumps: DumpsConfig
+    tools: ToolsConfig
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
+    mcp_servers: tuple[McpServerConfig, ...] = ()

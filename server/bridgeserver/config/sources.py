@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from bridgeserver.config.schema import DumpsConfig, JournalConfig, PoolConfig, ProviderConfig, ServerConfig, StoreConfig
+from bridgeserver.config.schema import (
+    DumpsConfig,
+    JournalConfig,
+    McpServerConfig,
+    PoolConfig,
+    ProviderConfig,
+    ServerConfig,
+    StoreConfig,
+    ToolsConfig,
+)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
@@ -18,10 +27,12 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "journal": JournalConfig,
     "pool": PoolConfig,
     "dumps": DumpsConfig,
+    "tools": ToolsConfig,
 }
+LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
+"""What there may be several of, each with a name."""
 
 PREFIX = "BRIDGECORE_"
-PROVIDERS_PREFIX = f"{PREFIX}PROVIDERS__"
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
 
@@ -57,7 +68,7 @@ class Given(NamedTuple):
 
 
 class Table:
-    """The members that were given of one section or provider."""
+    """The members that were given of one section, or of one item of a list."""
 
     def __init__(self, source: str, key: str) -> None:
         self.source = source
@@ -79,7 +90,7 @@ class Sources:
 
     def __init__(self, mistakes: list[str]) -> None:
         self.sections = {name: Table("default", name) for name in SECTIONS}
-        self.providers: list[Table] = []
+        self.lists: dict[str, list[Table]] = {name: [] for name in LISTS}
         self._mistakes = mistakes
 
     def read_file(self, path: Path, *, may_be_absent: bool) -> None:
@@ -109,11 +120,11 @@ class Sources:
             else:
                 self._mistakes.append(unknown(COMMAND_LINE, key, section, SECTIONS))
 
-    def add_provider(self, name: str, **members: object) -> Table:
-        """Add a provider that the environment names."""
-        table = Table(ENVIRONMENT, f"providers.{name}")
+    def add(self, kind: str, name: str, **members: object) -> Table:
+        """Add an item that the environment names to one of the lists."""
+        table = Table(ENVIRONMENT, f"{kind}.{name}")
         table.put({"name": name, **members})
-        self.providers.append(table)
+        self.lists[kind].append(table)
         return table
 
     def _text(self, path: Path, *, may_be_absent: bool) -> str:
@@ -130,10 +141,10 @@ class Sources:
         return ""
 
     def _read_table(self, source: str, name: str, value: object) -> None:
-        if name == "providers":
-            self._read_providers(source, value)
+        if name in LISTS:
+            self._read_list(source, name, value)
         elif name not in self.sections:
-            self._mistakes.append(unknown(source, quoted(name), name, [*SECTIONS, "providers"]))
+            self._mistakes.append(unknown(source, quoted(name), name, [*SECTIONS, *LISTS]))
         elif isinstance(value, dict):
             table = self.sections[name]
             table.source = source
@@ -143,26 +154,27 @@ class Sources:
                 f"{source}: {name}: found a value, expected a table: write [{name}] above its options"
             )
 
-    def _read_providers(self, source: str, value: object) -> None:
+    def _read_list(self, source: str, kind: str, value: object) -> None:
         items = cast("list[object]", value) if isinstance(value, list) else [value]
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in items):
             self._mistakes.append(
-                f"{source}: providers: found no list of tables, expected one: write [[providers]] above each",
+                f"{source}: {kind}: found no list of tables, expected one: write [[{kind}]] above each",
             )
             return
         for index, item in enumerate(items):
-            table = Table(source, f"providers[{index}]")
+            table = Table(source, f"{kind}[{index}]")
             table.put(cast("dict[str, object]", item))
-            self.providers.append(table)
+            self.lists[kind].append(table)
 
     def _read_variable(self, variable: str, text: str) -> None:
-        if variable.startswith(PROVIDERS_PREFIX):
-            spelt, _, member = variable.removeprefix(PROVIDERS_PREFIX).rpartition("__")
-            names = {name.upper(): name for name in _names(ProviderConfig) if name != "name"}
+        kind = next((kind for kind in LISTS if variable.startswith(_list_prefix(kind))), None)
+        if kind is not None:
+            spelt, _, member = variable.removeprefix(_list_prefix(kind)).rpartition("__")
+            names = {name.upper(): name for name in _names(LISTS[kind]) if name != "name"}
             if spelt and variable.isupper() and member in names:
-                self._set_provider(spelt.lower(), names[member], text)
+                self._set_item(kind, spelt.lower(), names[member], text)
                 return
-            known = [f"{PROVIDERS_PREFIX}{spelt or 'NAME'}__{name}" for name in names]
+            known = [f"{_list_prefix(kind)}{spelt or 'NAME'}__{name}" for name in names]
         else:
             places = _variables()
             if variable in places:
@@ -172,16 +184,16 @@ class Sources:
             known = list(places)
         self._mistakes.append(unknown(ENVIRONMENT, variable, variable, known))
 
-    def _set_provider(self, spelt: str, member: str, text: str) -> None:
-        """Set a member of the provider whose name is *spelt* with `_` for `-`; one that exists comes first."""
-        for table in self.providers:
+    def _set_item(self, kind: str, spelt: str, member: str, text: str) -> None:
+        """Set a member of the item whose name is *spelt* with `_` for `-`; one that exists comes first."""
+        for table in self.lists[kind]:
             given = table.members.get("name")
             if given is not None and isinstance(given.value, str) and given.value.replace("-", "_") == spelt:
                 break
         else:
-            table = self.add_provider(spelt.replace("_", "-"))
+            table = self.add(kind, spelt.replace("_", "-"))
         name = table.members["name"].value
-        table.members[member] = Given(text, ENVIRONMENT, f"providers.{name}.{member}", is_text=True)
+        table.members[member] = Given(text, ENVIRONMENT, f"{kind}.{name}.{member}", is_text=True)
 
 
 def quoted(name: str) -> str:
@@ -206,8 +218,12 @@ def _names(struct: type[msgspec.Struct]) -> tuple[str, ...]:
     return struct.__struct_fields__
 
 
+def _list_prefix(kind: str) -> str:
+    return f"{PREFIX}{kind.upper()}__"
+
+
 def _variables() -> dict[str, tuple[str, str]]:
-    """Return the section and member of every variable outside the providers."""
+    """Return the section and member of every variable outside the lists."""
     return {
         f"{PREFIX}{section}__{member}".upper(): (section, member)
         for section, struct in SECTIONS.items()

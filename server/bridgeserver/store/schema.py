@@ -187,6 +187,7 @@ tool_usages = _child(
     Column("truncated", Boolean, nullable=False),
     Column("injected", Boolean, nullable=False),
     Column("error", Text),
+    later=(Column("duration_us", BigInteger), Column("result", Text)),
 )
 
 model_thoughts = _child(
@@ -247,4 +248,14 @@ provider_overrides = Table(
     Column("name", Text, primary_key=True),
     Column("enabled", Boolean, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+
+mcp_tokens = Table(
+    "mcp_tokens",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("server", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
 )

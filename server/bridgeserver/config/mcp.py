@@ -1,0 +1,29 @@
+"""What is wrong with an MCP server as a whole."""
+
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from bridgeserver.config import checks
+from bridgeserver.config.conversion import option_of
+from bridgeserver.config.schema import McpServerConfig
+from bridgeserver.config.sources import Table, Values, Wrong
+
+AUTHORIZATION = "authorization"
+
+
+def mistakes(table: Table, values: Values, names: Collection[str]) -> Iterator[Wrong]:
+    """Yield the mistakes of one server; *names* are those of others before it."""
+    for field in msgspec.structs.fields(McpServerConfig):
+        if field.required and field.name not in table.members:
+            yield field.name, "nothing", option_of(field.type).expected
+    if values.get("name") in names:
+        yield "name", f'"{values["name"]}" a second time', "a name of its own for each server"
+    headers = [name.lower() for name in values.get("headers", ())]
+    if len(set(headers)) < len(headers):
+        yield "headers", "a header a second time", "each name once, whatever its case"
+    if values.get("user_token") and AUTHORIZATION in headers:
+        yield "headers", "Authorization beside user_token = true", "one of the two: users' tokens go into that header"
+    if "url" in values and checks.is_link_local(values["url"]) and values.get("allow_link_local") is False:
+        shown = values["url"].partition("?")[0]
+        yield "url", f'"{shown}"', "no link-local or metadata address, or allow_link_local = true"
