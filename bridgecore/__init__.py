@@ -6,7 +6,7 @@ from bridgecore.hashing import hash2, pseudonym, siphash13
 from bridgecore.heads import by_name, values_with, write_lines
 from bridgecore.http1 import Connection, Head
 from bridgecore.ids import uuid7
-from bridgecore.scan import cut_down, find_member, find_members
+from bridgecore.scan import cut_down, find_each, find_member, find_members
 from bridgecore.serving import ClientConnection, Reply, Request, Server
 from bridgecore.singleflight import FlightAborted, FlightGroup, FlightStats, RecursiveFlight
 from bridgecore.sse import Event, Interest, Scanner
@@ -35,6 +35,7 @@ __all__ = [
     "Stats",
     "by_name",
     "cut_down",
+    "find_each",
     "find_member",
     "find_members",
     "hash2",

@@ -193,7 +193,8 @@ def test_a_look_up_is_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
             spans.append(Span(name))
             return spans[-1]
 
-    monkeypatch.setattr(pools, "tracer", Tracer())
+    monkeypatch.setattr(pools, "TRACER", Tracer())
+    monkeypatch.setattr(pools, "is_traced", lambda: True)
 
     async def run() -> None:
         async with opened() as lab:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgecore import cut_down, find_member
+from bridgecore import cut_down, find_each, find_member, find_members
 from jsontext import as_object, render, values
 
 VALUES = st.recursive(
@@ -32,6 +32,10 @@ def test_finds_the_last_member_of_a_name(members: list[tuple[str, Any]], wanted:
     assert (span is not None) == (wanted in expected)
     if span is not None:
         assert json.loads(data[span[0] : span[1]]) == expected[wanted]
+    names = ("a", wanted, "b", wanted)
+    assert find_each(data, names) == [find_member(data, name) for name in names]
+    values_of = [data[start:end] for start, end in find_members(data, wanted)]
+    assert [json.loads(value) for value in values_of] == [value for name, value in members if name == wanted]
 
 
 def test_reads_an_escaped_name() -> None:

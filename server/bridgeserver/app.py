@@ -1,6 +1,7 @@
 """What a request passes on its way, and the one place that maps failures to statuses."""
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ import structlog
 
 from bridgecore import Guard, Reply, Request
 from bridgeserver import health
+from bridgeserver.bridge import RequestBridge
 from bridgeserver.content import decode
 from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding, UpgradeRefused
 from bridgeserver.generation import Generation
@@ -16,14 +18,16 @@ from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
-from bridgeserver.protocols import Facts, Protocol
+from bridgeserver.protocols import Facts, Protocol, Splice
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
 from bridgeserver.target import Target
 from bridgeserver.tokens import redact
+from bridgeserver.toolloop import Tools
 from bridgeserver.upstream import head_of
+from bridgeserver.weaving import NotWoven, weave
 from bridgeserver.worker import Worker
 
 log = structlog.get_logger("bridgecore")
@@ -149,38 +153,62 @@ class Call:
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, generation = self._worker, target.generation
-        facts, sent, path, asked_for_usage = self._read(target, protocol, body)
-        if path is not target.path:
-            target = target._replace(path=path)
+        facts, plain = self._read(protocol, body)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(target.provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
+            splice = protocol.usage_splice(plain) if facts.stream else None
+            has_tools = bridge.tools is not None and bridge.tools.catalog.tools and target.route.takes_tools
+            if splice is None and not has_tools and not target.provider.translates:
+                sent, tools = body, None
+            else:
+                sent, tools = self._edited(bridge, target, protocol, facts, plain, splice)
+                if target.provider.translates:
+                    outgoing = target.provider.outgoing(facts, sent, self._request.fields)
+                    sent, facts, target = outgoing.body, outgoing.facts, target._replace(path=outgoing.path)
             self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
-            await self._interception.run(sent, self._reply, guard, asked_for_usage=asked_for_usage)
+            await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
 
-    def _read(self, target: Target, protocol: Protocol, body: bytes) -> tuple[Facts, bytes, str, bool]:
-        """Return the facts of a body, the body to send, where to, and whether it asks for usage in the client's place.
+    def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
+        """Return what a body says, and its text."""
+        encoding = self._encoding()
+        plain = decode(body, encoding, self._worker.config.server.max_body_bytes) if encoding else body
+        return protocol.facts(plain), plain
 
-        It is what came, but where usage must be asked for, and where the provider has a wire format of its own.
-        """
+    def _encoding(self) -> str:
+        """Return how the body is encoded, or nothing."""
         encoding = self._request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-        is_plain = encoding in {"", "identity"}
-        plain = body if is_plain else decode(body, encoding, self._worker.config.server.max_body_bytes)
-        facts = protocol.facts(plain)
-        splice = protocol.usage_splice(plain) if facts.stream else None
-        provider = target.provider
-        if splice is None and not provider.translates:
-            return facts, body, target.path, False
-        if not is_plain:
+        return "" if encoding == "identity" else encoding
+
+    def _edited(
+        self,
+        bridge: RequestBridge,
+        target: Target,
+        protocol: Protocol,
+        facts: Facts,
+        text: bytes,
+        splice: Splice | None,
+    ) -> tuple[bytes, Tools | None]:
+        """Return the body with its splices: usage asked for in the client's place, and the caller's tools."""
+        if encoding := self._encoding():
             raise UnsupportedEncoding(
                 f"this request has to be edited on its way, and so it must not be encoded; found {encoding}"
             )
-        if splice is None:
-            translated = provider.outgoing(facts, plain, self._request.fields)
-            return translated.facts, translated.body, translated.path, False
-        return facts, b"".join((body[: splice.start], splice.data, body[splice.end :])), target.path, True
+        if splice is not None:
+            text = b"".join((text[: splice.start], splice.data, text[splice.end :]))
+        toolbox, config = bridge.tools, target.generation.tools
+        if toolbox is None or not target.route.takes_tools or not toolbox.catalog.tools:
+            return text, None
+        if config.skip_models and re.search(config.skip_models, facts.model):
+            return text, None
+        try:
+            weaver = weave(protocol, text, toolbox.catalog, bridge.memories.by_call, drops_usage=splice is not None)
+        except NotWoven as reason:
+            log.warning("tools_not_injected", user=bridge.caller.user_name, reason=str(reason))
+            return text, None
+        return weaver.body, Tools(weaver, toolbox, bridge.memories, config)
 
     async def _pass_through(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
+from bridgeserver.toolloop import Memories
 from bridgeserver.tools.tool import Toolbox
 
 Connect = Callable[[Caller, Generation], Awaitable[Toolbox]]
@@ -18,6 +19,7 @@ class RequestBridge:
         self.caller = caller
         self.generation = generation
         self.tools = tools
+        self.memories = Memories()
         self.is_degraded = is_degraded or (tools is not None and tools.is_degraded)
 
     @property

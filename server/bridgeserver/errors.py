@@ -20,6 +20,7 @@ BridgeError
 ├── UpstreamError         the provider is at fault
 │   ├── Unreachable            502
 │   ├── BadResponse            502
+│   ├── TurnRefused            502: it refused to go on with an answer that the client has the beginning of
 │   ├── KeysRefused            502: none of the gateway's own keys is accepted, and a retry cannot help
 │   └── UpstreamTimeout        504
 ├── ProviderBroken        502: it cannot be used as it is configured
@@ -27,6 +28,7 @@ BridgeError
 ├── CircuitOpen           503, with Retry-After
 ├── Overloaded            503, with Retry-After
 │   └── NotRecordable          503: the journal or the store cannot take the record
+├── ToolLimit             502: the model called the gateway's tools again and again
 ├── ToolError             a call of an MCP server's tool gave no result; the model is told
 ├── CredentialsMissing    500: what the gateway itself needs to ask a provider is not there
 ├── ProviderDisabled      503, and a retry cannot help
@@ -44,7 +46,7 @@ class BridgeError(Exception):
     """Base of every failure that this package raises on purpose; its text may be shown to the client."""
 
     status: ClassVar[int] = 500
-    error_type: ClassVar[ErrorType] = "server_error"
+    error_type: ErrorType = "server_error"
     retry_after_s: int | None = None
     should_retry: ClassVar[bool | None] = None
     """What `x-should-retry` says to an SDK; None leaves the choice to its own rules."""
@@ -77,7 +79,7 @@ class ClientError(BridgeError):
     """The request is at fault; sending it again as it is cannot help."""
 
     status = 400
-    error_type: ClassVar[ErrorType] = "bad_request"
+    error_type: ErrorType = "bad_request"
     should_retry: ClassVar[bool | None] = False
 
 
@@ -97,7 +99,7 @@ class Unauthorized(ClientError):
     """No gateway key, an unknown one, or more than one."""
 
     status = 401
-    error_type: ClassVar[ErrorType] = "unauthorized"
+    error_type: ErrorType = "unauthorized"
 
 
 class NotFound(ClientError):
@@ -110,7 +112,7 @@ class RequestTimeout(ClientError):
     """The client stopped sending its body."""
 
     status = 408
-    error_type: ClassVar[ErrorType] = "timeout"
+    error_type: ErrorType = "timeout"
     should_retry: ClassVar[bool | None] = None
 
 
@@ -142,7 +144,7 @@ class TooManyRequests(ClientError):
     """Too many refused keys from one address."""
 
     status = 429
-    error_type: ClassVar[ErrorType] = "rate_limited"
+    error_type: ErrorType = "rate_limited"
     retry_after_s = 1
     should_retry: ClassVar[bool | None] = None
 
@@ -157,7 +159,7 @@ class UpstreamError(BridgeError):
     """The provider is at fault."""
 
     status = 502
-    error_type: ClassVar[ErrorType] = "upstream_broken"
+    error_type: ErrorType = "upstream_broken"
 
 
 class Unreachable(UpstreamError):
@@ -168,10 +170,18 @@ class BadResponse(UpstreamError):
     """The provider's answer broke off, or is not HTTP."""
 
 
+class TurnRefused(UpstreamError):
+    """The provider refused a later turn of an answer whose beginning the client has seen."""
+
+    def __init__(self, message: str, error_type: ErrorType) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
 class KeysRefused(UpstreamError):
     """The provider accepts none of the keys that the gateway holds for it; that is nothing a client can mend."""
 
-    error_type: ClassVar[ErrorType] = "unauthorized"
+    error_type: ErrorType = "unauthorized"
     should_retry: ClassVar[bool | None] = False
 
 
@@ -179,14 +189,14 @@ class UpstreamTimeout(UpstreamError):
     """The provider was silent for too long."""
 
     status = 504
-    error_type: ClassVar[ErrorType] = "timeout"
+    error_type: ErrorType = "timeout"
 
 
 class KeysRateLimited(BridgeError):
     """All keys that the gateway holds for a provider have reached its limits."""
 
     status = 429
-    error_type: ClassVar[ErrorType] = "rate_limited"
+    error_type: ErrorType = "rate_limited"
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -197,7 +207,7 @@ class CircuitOpen(BridgeError):
     """The provider has failed too often in a row; it is left alone for a while."""
 
     status = 503
-    error_type: ClassVar[ErrorType] = "overloaded"
+    error_type: ErrorType = "overloaded"
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -208,7 +218,7 @@ class Overloaded(BridgeError):
     """A limit of this gateway is reached; later it may not be."""
 
     status = 503
-    error_type: ClassVar[ErrorType] = "overloaded"
+    error_type: ErrorType = "overloaded"
     retry_after_s = 1
 
 
@@ -216,6 +226,13 @@ class NotRecordable(Overloaded):
     """The request cannot be recorded, so it is not sent."""
 
     retry_after_s = 5
+
+
+class ToolLimit(BridgeError):
+    """The model called the gateway's tools more often than a conversation may, even after it was told."""
+
+    status = 502
+    should_retry: ClassVar[bool | None] = False
 
 
 class ToolError(BridgeError):
@@ -232,7 +249,7 @@ class ProviderDisabled(BridgeError):
     """The provider is switched off; its sentinel answers instead."""
 
     status = 503
-    error_type: ClassVar[ErrorType] = "overloaded"
+    error_type: ErrorType = "overloaded"
     should_retry: ClassVar[bool | None] = False
 
 
@@ -251,12 +268,12 @@ class ClientClosed(Ended):
     """The client left, or read nothing for too long; nobody is there to be answered."""
 
     status = 499
-    error_type: ClassVar[ErrorType] = "client_closed"
+    error_type: ErrorType = "client_closed"
 
 
 class GatewayStopped(Ended):
     """The drain deadline came before the request had ended."""
 
     status = 503
-    error_type: ClassVar[ErrorType] = "gateway_stopped"
+    error_type: ErrorType = "gateway_stopped"
     retry_after_s = 1

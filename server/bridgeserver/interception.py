@@ -3,24 +3,38 @@
 from collections.abc import Awaitable
 from typing import NamedTuple
 
-from bridgecore import Connection, Guard, Reply, Request, uuid7
+from bridgecore import Connection, Guard, Head, Reply, Request, by_name, uuid7
 from bridgeserver.account import Account, read_along
 from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
+from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dump, Dumps
-from bridgeserver.errors import BridgeError, CircuitOpen, ClientClosed, Ended, KeysRateLimited, UpstreamTimeout
-from bridgeserver.headers import answer_lines
+from bridgeserver.errors import (
+    BadResponse,
+    BridgeError,
+    CircuitOpen,
+    ClientClosed,
+    Ended,
+    KeysRateLimited,
+    TurnRefused,
+    UpstreamTimeout,
+)
+from bridgeserver.headers import Pairs, answer_lines
 from bridgeserver.identity import Caller
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Budget
 from bridgeserver.ownership import Ownership
-from bridgeserver.protocols import Facts, Finding, Protocol
+from bridgeserver.protocols import Facts, Finding, Protocol, Tool
+from bridgeserver.protocols.failure import classify
+from bridgeserver.providers import Translation
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, Watch, relay
 from bridgeserver.target import Target
+from bridgeserver.toolloop import KeptAlive, ToolLoop, Tools, WovenStream, read_whole
 from bridgeserver.upstream import Exchange, head_of
+from bridgeserver.weaving import Outcome, Weaver
 
 ID_LINE = b"x-bridge-interception-id: %b\r\n"
 """What every answer to a bridged request carries."""
@@ -34,6 +48,8 @@ class Means(NamedTuple):
     timeouts: Timeouts
     accounting: Budget
     dumps: Dumps
+    bodies: Budget
+    counters: Counters
 
 
 class Interception:
@@ -61,9 +77,16 @@ class Interception:
         self._dump: Dump | None = None
         self._asked_for_usage = False
         self._claimed: tuple[str, ...] = ()
+        self._loop: ToolLoop | None = None
+        self._unanswered: list[tuple[Tool, str]] = []
+        self._grown = 0
 
-    async def run(self, body: bytes, reply: Reply, guard: Guard, *, asked_for_usage: bool) -> None:
+    async def run(
+        self, body: bytes, reply: Reply, guard: Guard, *, asked_for_usage: bool, tools: Tools | None = None
+    ) -> None:
         """Record the request, send it with *body*, relay the answer, and record how it ended.
+
+        With *tools* the answer is that of as many turns as the model needs for the calls of the gateway's tools.
 
         Raises the BridgeError that the client is to be told of, if nothing was sent to it yet. Otherwise a
         broken answer is left without its end, which aborts the connection.
@@ -71,6 +94,9 @@ class Interception:
         self._asked_for_usage = asked_for_usage
         target = self._target
         recorder = Recorder(self._means.journal, self._record())
+        if tools is not None:
+            labels = target.provider.name, self._facts.model
+            self._loop = ToolLoop(tools, recorder, self._means.counters, labels)
         exchange = target.exchange()
         try:
             turn = self._enter_circuit()
@@ -86,10 +112,14 @@ class Interception:
         recorder.begin(self._facts.prompt, exchange.start)  # it leaves in the turn in which it was written down
         try:
             with guard, exchange:
-                connection = await self._answer(turn, exchange, body, guard)
-                await self._relay(connection, recorder, reply, guard)
+                connection = await self._answer(turn, exchange.answered(), exchange, body, guard)
+                if self._loop is None:
+                    await self._relay(connection, recorder, reply, guard)
+                else:
+                    await self._converse(self._loop, connection, exchange, recorder, reply, guard)
         except BridgeError as error:
-            can_add_event = self._account is not None and self._account.is_between_events
+            account = self._account  # none between two turns, where every event is whole
+            can_add_event = self._loop is not None if account is None else account.is_between_events
             self._end(recorder, reply, exchange, error)
             if not reply.status:
                 raise
@@ -110,13 +140,15 @@ class Interception:
         self._circuit = breaker.circuit(self._target.route.path, self._facts.model)
         return self._circuit.enter()
 
-    async def _answer(self, turn: int, exchange: Exchange, body: bytes, guard: Guard) -> Connection:
+    async def _answer(
+        self, turn: int, answered: Awaitable[Connection], exchange: Exchange, body: bytes, guard: Guard
+    ) -> Connection:
         """Return the connection that holds the head of the answer; tell the circuit what it was."""
         target, timeouts = self._target, self._means.timeouts
         status: int | None = None
         try:
             guard.expect(timeouts.upstream_s, timeouts.upstream_error)
-            connection = await exchange.answered()
+            connection = await answered
             if target.is_refused(connection):
                 connection, self._target = await target.fall_back(
                     connection, exchange, self._request, body, guard, timeouts
@@ -132,9 +164,7 @@ class Interception:
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
         head = head_of(connection)
-        provider = self._target.provider
-        translation = provider.translation(head.status, head.headers) if provider.translates else None
-        fields = head.headers if translation is None else translation.fields
+        translation, fields = self._translation(head)
         account = read_along(
             self._protocol.tap(),
             head.status,
@@ -144,7 +174,19 @@ class Interception:
         )
         self._account = account
         lines = answer_lines(fields, drop_length=account.edits) + ID_LINE % self.id.encode()
+        watch = self._watch(account, translation, recorder, reply)
+        if self._dump is not None:
+            self._dump.answer(head.status, head.headers)
+            watch = self._dump.watching(watch)
+        return relay(connection, lines, self._request, reply, guard, self._means.timeouts, watch)
 
+    def _translation(self, head: Head) -> tuple[Translation | None, Pairs]:
+        """Return what makes an answer with that head one of the protocol, and the header fields that it has then."""
+        provider = self._target.provider
+        translation = provider.translation(head.status, head.headers) if provider.translates else None
+        return translation, head.headers if translation is None else translation.fields
+
+    def _watch(self, account: Account, translation: Translation | None, recorder: Recorder, reply: Reply) -> Watch:
         def watch(chunk: bytes, is_last: bool) -> bytes:
             if translation is not None:
                 chunk = translation.feed(chunk, is_last)
@@ -159,27 +201,137 @@ class Interception:
                 raise failure
             return out
 
-        keep: Watch = watch
-        if self._dump is not None:
-            self._dump.answer(head.status, head.headers)
-            keep = self._dump.watching(watch)
-        return relay(connection, lines, self._request, reply, guard, self._means.timeouts, keep)
+        return watch
+
+    async def _converse(
+        self,
+        loop: ToolLoop,
+        connection: Connection,
+        exchange: Exchange,
+        recorder: Recorder,
+        reply: Reply,
+        guard: Guard,
+    ) -> None:
+        """Relay the answers of as many turns as the model takes, as one."""
+        weaver = loop.weaver
+        while True:
+            head = head_of(connection)
+            if head.status >= 300:
+                if reply.status:
+                    raise await self._refusal(connection, guard)
+                await self._relay(connection, recorder, reply, guard)
+                return
+            weaver.begin()
+            account, fields, whole = await self._take_turn(weaver, connection, recorder, reply, guard)
+            if account.failure() is not None:
+                weaver.calls = []
+            if not weaver.calls:
+                self._finish(reply, head.status, fields, whole)
+                return
+            self._unanswered.clear()
+            guard.rest()
+            with KeptAlive(reply, weaver.ping):
+                outcomes = await loop.run(account.tap.response_id)
+                if weaver.is_mixed:
+                    loop.remember(outcomes)
+                    self._finish(reply, head.status, fields, weaver.ended() if whole is None else whole)
+                    return
+                if account.tap.usage is not None:
+                    recorder.turn(account.tap.usage, account.tap)
+                self._account = None
+                body = self._grown_by(weaver, outcomes)
+                again = exchange.again(self._target.request_head(self._request, body), body)
+                connection = await self._answer(self._enter_circuit(), again, exchange, body, guard)
+
+    async def _take_turn(
+        self, weaver: Weaver, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard
+    ) -> tuple[Account, Pairs, bytes | None]:
+        """Take one answer; return what read along, the header fields, and what the client gets of a whole body."""
+        head = head_of(connection)
+        translation, fields = self._translation(head)
+        headers = by_name(fields)
+        if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise BadResponse("the provider's answer is encoded, although that was not asked for; tools end with it")
+        means = self._means
+        if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            stream = self._account = WovenStream(self._protocol.tap(), head.status, means.accounting, weaver)
+            lines = answer_lines(fields, drop_length=True) + ID_LINE % self.id.encode()
+            watch = self._watch(stream, translation, recorder, reply)
+            if self._dump is not None and not reply.status:
+                self._dump.answer(head.status, head.headers)
+                watch = self._dump.watching(watch)
+            await relay(
+                connection,
+                None if reply.status else lines,
+                self._request,
+                reply,
+                guard,
+                means.timeouts,
+                watch,
+                is_last=False,
+            )
+            return stream, fields, None
+        body = await read_whole(connection, guard, means.timeouts)
+        account = self._account = read_along(
+            self._protocol.tap(), head.status, fields, means.accounting, drop_extra_usage=False
+        )
+        self._watch(account, translation, recorder, reply)(body, True)
+        return account, fields, weaver.whole(body)
+
+    def _finish(self, reply: Reply, status: int, fields: Pairs, rest: bytes | None) -> None:
+        """Send what is left of the answer, or all of it where nothing was sent."""
+        if reply.status:
+            reply.write(rest or b"", more=False)
+        else:
+            lines = answer_lines(fields, drop_length=True) + ID_LINE % self.id.encode()
+            reply.whole(status, lines, rest or b"")
+
+    async def _refusal(self, connection: Connection, guard: Guard) -> TurnRefused:
+        """Return why a later turn is refused, which the client can no longer be told by a status."""
+        status = head_of(connection).status
+        body = await read_whole(connection, guard, self._means.timeouts)
+        failure = classify(status, body)
+        return TurnRefused(f"the provider refused to go on ({status}): {failure.message}", failure.error_type)
+
+    def _grown_by(self, weaver: Weaver, outcomes: list[Outcome]) -> bytes:
+        """Return the body of the next turn, for which there has to be room."""
+        before = len(weaver.body)
+        text = weaver.proceed(outcomes)
+        growth = max(0, len(text) - before)
+        self._means.bodies.take(growth)
+        self._grown += growth
+        provider = self._target.provider
+        return provider.outgoing(self._facts, text, self._request.fields).body if provider.translates else text
 
     def _note(self, account: Account, findings: list[Finding], recorder: Recorder) -> None:
+        loop, response_id = self._loop, account.tap.response_id
         for found in findings:
-            recorder.finding(found, account.tap.response_id)
+            if not isinstance(found, Tool):
+                recorder.finding(found, response_id)
+            elif loop is not None and loop.weaver.find(found.name) is not None:
+                self._unanswered.append((found, response_id))  # recorded with what comes of it
+            else:
+                recorder.finding(found, response_id)
+                self._means.counters.add(
+                    "non_injected_tool_selections", self._target.provider.name, self._facts.model, found.name
+                )
         if account.tap.object_ids is not self._claimed:
             self._claimed = account.tap.object_ids
             self._means.ownership.claim(self._target.provider.name, self._claimed, self._caller.user_id)
 
     def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
         account = self._account
+        self._means.bodies.give_back(self._grown)
         if account is not None:
             if error is not None:
                 _rest, findings = account.finish()
                 self._note(account, findings, recorder)
-            if isinstance(error, ClientClosed) and account.tap.complete and account.is_stream:
+            is_last = self._loop is None or not self._loop.weaver.calls
+            if isinstance(error, ClientClosed) and account.tap.complete and account.is_stream and is_last:
                 error = None  # many clients close as soon as they have read the protocol's last event
+            if self._loop is not None:
+                for call, response_id in self._unanswered:
+                    self._loop.not_run(call, response_id)
             if account.tap.usage is not None:
                 is_partial = error is not None or account.is_partial or not account.tap.complete
                 recorder.usage(account.tap.usage, account.tap, partial=is_partial)

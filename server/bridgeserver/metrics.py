@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.exposition import generate_latest
 
+from bridgeserver.counting import SEPARATOR
 from bridgeserver.status import ReloadStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +25,10 @@ class Family(NamedTuple):
     kind: Literal["counter", "gauge"]
     help: str
     labels: tuple[str, ...] = ()
-    """The labels whose values are the parts after the dots: `pool_evicted.cost`; the last value may hold dots."""
+    """The labels whose values are the parts after the dots: `pool_evicted.cost`; the last value may hold dots.
+
+    Where others may, the parts after the first dot are told apart by a separator.
+    """
     scale: float = 1
     """What one unit of the counter is in the unit of the metric."""
 
@@ -66,6 +70,18 @@ FAMILIES = {
     "circuit_breaker_trips": Family("circuit_breaker_trips", "counter", "How often a circuit opened.", CIRCUIT),
     "circuit_breaker_rejects": Family(
         "circuit_breaker_rejects", "counter", "Requests that a circuit refused.", CIRCUIT
+    ),
+    "injected_tool_invocations": Family(
+        "injected_tool_invocations",
+        "counter",
+        "Calls of MCP tools that the gateway made.",
+        ("provider", "model", "server", "name"),
+    ),
+    "non_injected_tool_selections": Family(
+        "non_injected_tool_selections",
+        "counter",
+        "Calls of tools that are the client's own to answer.",
+        ("provider", "model", "name"),
     ),
 }
 """Every counter of the workers, by its name up to the dot."""
@@ -131,7 +147,9 @@ def _counter_families(counters: Mapping[str, float]) -> Iterator[Metric]:
     for name, value in sorted((unlabelled | dict(counters)).items()):
         base, dot, rest = name.partition(".")
         family = FAMILIES.get(base)
-        values = rest.split(".", len(family.labels) - 1) if family is not None and dot else []
+        values: list[str] = []
+        if family is not None and dot:
+            values = rest.split(SEPARATOR) if SEPARATOR in rest else rest.split(".", len(family.labels) - 1)
         if family is not None and len(values) == len(family.labels):
             found[base].add_metric(values, value * family.scale)
         else:

@@ -16,8 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace import ProxyTracerProvider
 
 from bridgecore import Cache, Cause, FlightAborted, FlightGroup, Lease, Outcome
 from bridgeserver.bridge import Connect, RequestBridge
@@ -25,9 +23,9 @@ from bridgeserver.errors import GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.tools.tool import Toolbox
+from bridgeserver.tracing import TRACER, is_traced
 
 log = structlog.get_logger("bridgecore")
-tracer = trace.get_tracer("bridgecore")
 
 JITTER = 0.1
 """The part of its time to live by which a bridge may end sooner, so that those made together do not end together."""
@@ -115,7 +113,7 @@ class BridgePool:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._closing: asyncio.Task[None] | None = None
-        self._is_traced = _is_traced()
+        self._is_traced = is_traced()
         self._is_over = False
         self._counts: Counter[str] = Counter()
         self._build_s = 0.0
@@ -182,7 +180,7 @@ class BridgePool:
         """
         if not self._is_traced:
             return await self._built(caller, generation)
-        span = tracer.start_span("BridgePool.acquire")
+        span = TRACER.start_span("BridgePool.acquire")
         try:
             lease = self._cached(caller, generation)
             if span.is_recording():
@@ -355,11 +353,6 @@ async def _wait_for(tasks: Collection[asyncio.Task[None]]) -> None:
     """Wait until the tasks have ended, but not for one that does not end although it should have long ago."""
     if tasks:
         await asyncio.wait(list(tasks), timeout=2 * SHUT_DOWN_S)
-
-
-def _is_traced() -> bool:
-    """Whether anybody would see a span; one that nobody sees costs more than the look-up that it is about."""
-    return not (isinstance(tracer, trace.ProxyTracer) and isinstance(trace.get_tracer_provider(), ProxyTracerProvider))
 
 
 def _is_cancelled(error: BaseException) -> bool:

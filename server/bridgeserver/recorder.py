@@ -17,6 +17,7 @@ from bridgeserver.records import (
     clip,
     now_us,
 )
+from bridgeserver.weaving import Call
 
 
 class Recorder:
@@ -64,23 +65,51 @@ class Recorder:
             record = ModelThought(self.id, self._next(), found.source, text, truncated, now_us())
         self._journal.append(record)
 
-    def usage(self, usage: Usage, tap: Tap, *, partial: bool) -> None:
-        """Keep what the upstream response cost that *tap* has watched, together with the end."""
-        self._last.append(
-            TokenUsage(
+    def injected_tool(
+        self, call: Call, response_id: str, error: str | None, duration_us: int | None, result: str | None
+    ) -> None:
+        """Keep a call of one of the gateway's tools, and what came of it."""
+        arguments, truncated = clip(call.arguments, CONTENT_LIMIT)
+        self._journal.append(
+            ToolUse(
                 self.id,
                 self._next(),
-                tap.response_id,
-                usage.input,
-                usage.output,
-                usage.cache_read,
-                usage.cache_write,
-                usage.extra,
-                partial,
-                now_us(),
-                tap.stop_reason,
-                tap.service_tier,
-            ),
+                response_id,
+                call.id,
+                call.tool.name,
+                call.tool.server_url,
+                arguments,
+                truncated,
+                injected=True,
+                error=None if error is None else clip(error, 1024)[0],
+                created_at=now_us(),
+                duration_us=duration_us,
+                result=None if result is None else clip(result, CONTENT_LIMIT)[0],
+            )
+        )
+
+    def turn(self, usage: Usage, tap: Tap) -> None:
+        """Keep what the upstream response cost that *tap* has watched, after which another turn begins."""
+        self._journal.append(self._usage(usage, tap, partial=False))
+
+    def usage(self, usage: Usage, tap: Tap, *, partial: bool) -> None:
+        """Keep what the upstream response cost that *tap* has watched, together with the end."""
+        self._last.append(self._usage(usage, tap, partial=partial))
+
+    def _usage(self, usage: Usage, tap: Tap, *, partial: bool) -> TokenUsage:
+        return TokenUsage(
+            self.id,
+            self._next(),
+            tap.response_id,
+            usage.input,
+            usage.output,
+            usage.cache_read,
+            usage.cache_write,
+            usage.extra,
+            partial,
+            now_us(),
+            tap.stop_reason,
+            tap.service_tier,
         )
 
     def end(

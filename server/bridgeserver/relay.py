@@ -33,22 +33,26 @@ class Timeouts:
 
 async def relay(
     connection: Connection,
-    lines: bytes,
+    lines: bytes | None,
     request: Request,
     reply: Reply,
     guard: Guard,
     timeouts: Timeouts,
     watch: Watch,
+    *,
+    is_last: bool = True,
 ) -> None:
     """Send the response whose head *connection* holds, with the header fields *lines* in place of its own.
 
-    What arrives in one read leaves in one write, and the next read waits until the client has taken it. Raises
+    What arrives in one read leaves in one write, and the next read waits until the client has taken it. Without
+    *lines* the body goes on with an answer that has begun; unless this *is_last*, the answer is left open. Raises
     BadResponse when the response breaks off.
     """
-    reply.start(head_of(connection).status, lines)
-    if not (connection.has_bytes or connection.complete):
+    if lines is not None:
+        reply.start(head_of(connection).status, lines)
+    if lines is not None and not (connection.has_bytes or connection.complete):
         reply.write(b"", more=True)  # the head need not wait for the body
-    pump = _Pump(connection, reply, guard, timeouts, watch)
+    pump = _Pump(connection, reply, guard, timeouts, watch, is_last=is_last)
     is_known_as_slow = False
     while not pump.is_done:
         if connection.has_bytes or connection.complete:
@@ -78,14 +82,24 @@ class _Pump:
     So bytes leave in the turn of the loop in which they came, and nobody is woken for them.
     """
 
-    __slots__ = ("_connection", "_error", "_guard", "_reply", "_timeouts", "_watch", "is_done")
+    __slots__ = ("_connection", "_error", "_guard", "_is_last", "_reply", "_timeouts", "_watch", "is_done")
 
-    def __init__(self, connection: Connection, reply: Reply, guard: Guard, timeouts: Timeouts, watch: Watch) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        reply: Reply,
+        guard: Guard,
+        timeouts: Timeouts,
+        watch: Watch,
+        *,
+        is_last: bool,
+    ) -> None:
         self._connection = connection
         self._reply = reply
         self._guard = guard
         self._timeouts = timeouts
         self._watch = watch
+        self._is_last = is_last
         self._error: Exception | None = None
         self.is_done = False
         """Whether the last bytes were written."""
@@ -95,8 +109,8 @@ class _Pump:
         try:
             chunk, is_last = self._connection.take(), self._connection.complete
             out = self._watch(chunk, is_last)
-            if out or is_last:
-                self._reply.write(out, more=not is_last)
+            if out or (is_last and self._is_last):
+                self._reply.write(out, more=not (is_last and self._is_last))
         except Exception as exc:  # it belongs to the request and not to the event loop
             self._error = exc
             return True

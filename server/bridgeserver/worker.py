@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
@@ -17,6 +16,7 @@ from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
+from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dumps
 from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.generation import Generation
@@ -56,7 +56,7 @@ class Worker:
         self.trusted_proxies = [ip_network(network, strict=False) for network in server.trusted_proxies]
         self.admission = Admission(server.max_streams)
         self.budget = Budget(server.max_buffered_bytes)
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
         self.is_draining = False
         self._lag_s = 0.0
         journal = config.journal
@@ -83,7 +83,9 @@ class Worker:
             max_file_bytes=config.dumps.max_file_bytes,
             max_bytes=config.dumps.max_bytes // server.workers,
         )
-        self.means = Means(self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps)
+        self.means = Means(
+            self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps, self.budget, self.counters
+        )
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
         )

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import ConfigError
 from bridgeserver.providers import anthropic, bedrock, copilot, openai
-from bridgeserver.providers.provider import Outgoing, Provider, Route
+from bridgeserver.providers.provider import Outgoing, Provider, Route, Translation
 
-__all__ = ["Outgoing", "Provider", "Route", "build"]
+__all__ = ["Outgoing", "Provider", "Route", "Translation", "build"]
 
 TYPES = {kind.name: kind for kind in (anthropic.TYPE, copilot.TYPE, openai.TYPE)}
 

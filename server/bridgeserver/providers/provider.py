@@ -52,6 +52,11 @@ class Route(NamedTuple):
     object_id: str | None
     creates_object: bool
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether a model answers there, who may call tools."""
+        return self.protocol is not None and not self.path.endswith("/compact")
+
 
 class Outgoing(NamedTuple):
     """A request in a wire format of the provider's own."""
