@@ -7,7 +7,7 @@ from bridgeserver.identity import Caller
 from bridgeserver.toolloop import Memories
 from bridgeserver.tools.tool import Toolbox
 
-Connect = Callable[[Caller, Generation], Awaitable[Toolbox]]
+Connect = Callable[[Caller, Generation], Awaitable[Toolbox | None]]
 
 
 class RequestBridge:

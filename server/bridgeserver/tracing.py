@@ -18,6 +18,11 @@ class Traced:
     def __init__(self, span: Span | None) -> None:
         self._span = span
 
+    def set(self, name: str, value: str | int) -> None:
+        """Say more of it."""
+        if self._span is not None:
+            self._span.set_attribute(name, value)
+
     def fail(self, reason: str) -> None:
         """Say that what it is about has failed."""
         if self._span is not None:

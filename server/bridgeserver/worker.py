@@ -29,6 +29,7 @@ from bridgeserver.pool import BridgePool
 from bridgeserver.providers import build
 from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
+from bridgeserver.tools.connector import Connector
 from bridgeserver.upstream import Limits, Upstreams
 
 log = structlog.get_logger("bridgecore")
@@ -70,7 +71,13 @@ class Worker:
                 connect_timeout_s=server.upstream_connect_timeout_s,
             )
         )
-        self.pool = BridgePool(Generation(0, {}), max_bridges=config.pool.max_bridges, ttl_s=config.pool.ttl_s)
+        self._connector = Connector(self.tokens_of)
+        self.pool = BridgePool(
+            Generation(0, {}),
+            self._connector.connect,
+            max_bridges=config.pool.max_bridges,
+            ttl_s=config.pool.ttl_s,
+        )
         # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
@@ -139,6 +146,10 @@ class Worker:
         """Have the parent answer an administrative request."""
         return await self._control.ask(ask)
 
+    async def tokens_of(self, user_id: str) -> Mapping[str, Secret]:
+        """Nobody."""
+        return {}
+
     def admit(self) -> None:
         """Count a request in, or raise why it cannot be taken."""
         if self.is_draining or self.generation.number == 0:
@@ -162,6 +173,8 @@ class Worker:
         except BridgeError:
             log.exception("generation_refused", number=snapshot.number)
             return
+        if snapshot.mcp_servers:
+            self._connector.prepare()
         upstreams = self._upstreams.reach(provider.origin for provider in providers.values())
         self.pool.publish(
             Generation(snapshot.number, providers, upstreams, snapshot.broken, snapshot.mcp_servers, snapshot.tools)
