@@ -47,6 +47,11 @@ def audit(store: Store) -> list[tuple[Any, ...]]:
     return [(*row[:3], json.loads(row[3])) for row in rows]
 
 
+def ids(reader: Reader, since: int) -> list[str]:
+    """Return the ids of the keys that a worker sees change."""
+    return [row.key_id for row in reader.changed_keys(since)]
+
+
 def test_a_new_key_is_found(store: Store, reader: Reader) -> None:
     """A worker finds the key by its id and can check its secret."""
     token = create(store, is_admin=True)
@@ -105,10 +110,10 @@ def test_each_change_is_numbered(store: Store, reader: Reader) -> None:
     first, second, other = create(store), create(store), create(store, "bob")
     assert reader.revision() == 3
     store.revoke_key(first.id, actor="tester")
-    assert (reader.revision(), reader.changed_keys(3)) == (4, [first.id])
+    assert (reader.revision(), ids(reader, 3)) == (4, [first.id])
     store.disable_user("alice", actor="tester")
-    assert (reader.revision(), sorted(reader.changed_keys(4))) == (5, sorted([first.id, second.id]))
-    assert other.id in reader.changed_keys(-1)
+    assert (reader.revision(), sorted(ids(reader, 4))) == (5, sorted([first.id, second.id]))
+    assert other.id in ids(reader, -1)
 
 
 def test_each_change_is_audited(store: Store) -> None:

@@ -18,7 +18,7 @@ from bridgeserver import tokens
 from bridgeserver.credential import bearer_token
 from bridgeserver.errors import Unauthorized
 from bridgeserver.limits import FailureLimit
-from bridgeserver.store.reader import Reader
+from bridgeserver.store.reader import KeyRow, Reader
 
 log = structlog.get_logger("bridgecore")
 
@@ -92,7 +92,7 @@ class Keyring:
 
     What is kept is a keyed hash of the token, never the token. Simultaneous look-ups of one token are one.
     While the store cannot be read, remembered keys are served for *grace_s* seconds, others not at all. *on_forget* is
-    told of every owner whose key changed.
+    told the owner of every key that changed, remembered or not.
     """
 
     def __init__(
@@ -175,24 +175,30 @@ class Keyring:
         matches = hmac.compare_digest(stored, tokens.secret_hash(token.secret))
         if row is None or not matches or not row.active:
             return None
-        caller = Caller(row.user_id, row.user_name, row.key_id, row.is_admin)
+        caller = _owner(row)
         if changes == self._changes:  # else a change was seen while the row was read: ask again next time
             self._callers.set(digest, caller)
         return caller
 
-    def _read_changes(self) -> set[str]:
+    def _read_changes(self) -> list[KeyRow]:
         revision = self._reader.revision()
-        changed: set[str] = set()
+        changed: list[KeyRow] = []
         if revision != self._revision:
-            changed = set(self._reader.changed_keys(self._revision))
+            changed = self._reader.changed_keys(self._revision)
             self._revision = revision
             self._changes += 1
         return changed
 
-    def _forget(self, key_ids: set[str]) -> None:
+    def _forget(self, changed: list[KeyRow]) -> None:
+        key_ids = {row.key_id for row in changed}
         if key_ids:
             for digest, caller in self._callers.items():
                 if caller.key_id in key_ids:
                     self._callers.delete(digest)
-                    if self._on_forget is not None:
-                        self._on_forget(caller)
+        if self._on_forget is not None:
+            for row in changed:
+                self._on_forget(_owner(row))
+
+
+def _owner(row: KeyRow) -> Caller:
+    return Caller(row.user_id, row.user_name, row.key_id, row.is_admin)

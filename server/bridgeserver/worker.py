@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
@@ -31,6 +31,7 @@ from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.tools.connector import Connector
 from bridgeserver.upstream import Limits, Upstreams
+from bridgeserver.usertokens import UserTokens
 
 log = structlog.get_logger("bridgecore")
 
@@ -82,6 +83,7 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
         self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s, on_forget=self.pool.drop)
+        self._user_tokens = UserTokens(self._reader, self._executor, config.store, place.database)
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
@@ -146,9 +148,12 @@ class Worker:
         """Have the parent answer an administrative request."""
         return await self._control.ask(ask)
 
-    async def tokens_of(self, user_id: str) -> Mapping[str, Secret]:
-        """Nobody."""
-        return {}
+    async def tokens_of(self, user_id: str) -> Mapping[str, str]:
+        """Return a user's own tokens for MCP servers, in clear, by the name of the server; raises StoreError.
+
+        One that cannot be opened is left out. When any of them changes, the user's bridges leave the pool.
+        """
+        return await self._user_tokens.of(user_id)
 
     def admit(self) -> None:
         """Count a request in, or raise why it cannot be taken."""

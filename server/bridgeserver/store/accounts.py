@@ -79,10 +79,15 @@ def disable_user(connection: Connection, name: str, actor: str) -> None:
         raise StoreError(f"no user named {name!r}; `bridgecore users list` shows those there are")
     if not row.active:
         return
-    revision = revisions.advance(connection, revisions.KEYS)
     connection.execute(update(users).where(users.c.id == row.id).values(active=False))
-    connection.execute(update(keys).where(keys.c.user_id == row.id).values(revision=revision))
+    note_change(connection, row.id)
     auditing.write(connection, actor, "user.disable", row.id, name=name)
+
+
+def note_change(connection: Connection, user_id: str) -> None:
+    """Give a change of a user, or of what belongs to one, its number: all of the user's keys count as changed."""
+    revision = revisions.advance(connection, revisions.KEYS)
+    connection.execute(update(keys).where(keys.c.user_id == user_id).values(revision=revision))
 
 
 def list_keys(connection: Connection) -> list[Key]:

@@ -12,10 +12,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from bridgeserver.errors import StoreError, StoreUnavailable
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
-from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades
+from bridgeserver.secret import Secret
+from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades, usertokens
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
-from bridgeserver.store.stored import LoadedProviders, ProviderChanges, ProviderFields, StoredProvider
+from bridgeserver.store.stored import LoadedProviders, ProviderChanges, ProviderFields, StoredProvider, UserToken
 
 PREFIX = "sqlite:///"
 BUSY_TIMEOUT_MS = 5000
@@ -198,6 +199,24 @@ class Store:
         """Return the stored providers with their secrets, all as of one revision."""
         with self._reading() as connection:
             return providers.load(connection, vault)
+
+    def set_user_token(self, vault: Vault, user: str, server: str, token: Secret, actor: str) -> UserToken:
+        """Store a user's own token for an MCP server, in place of the one that is there.
+
+        Raises NotFound without such a user, Conflict if it is disabled, InvalidMembers for what is no token, SealError.
+        """
+        with self._writing() as connection:
+            return usertokens.put(connection, vault, user, server, token, actor)
+
+    def remove_user_token(self, user: str, server: str, actor: str) -> None:
+        """Delete a user's own token for an MCP server; raises NotFound."""
+        with self._writing() as connection:
+            usertokens.remove(connection, user, server, actor)
+
+    def list_user_tokens(self, user: str | None = None) -> list[UserToken]:
+        """Return which tokens there are, without themselves, by user and server. Raises NotFound for that user."""
+        with self._reading() as connection:
+            return usertokens.find_all(connection, user)
 
     def _reading(self) -> AbstractContextManager[Connection]:
         return self._transaction(self._engine)

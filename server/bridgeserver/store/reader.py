@@ -23,6 +23,20 @@ class KeyRow(NamedTuple):
     active: bool
 
 
+class SealedToken(NamedTuple):
+    """A user's own token for an MCP server, as it is stored."""
+
+    user_name: str
+    server: str
+    sealed: str
+
+
+KEYS = (
+    "SELECT keys.id, users.id, users.name, secret_hash, is_admin, active AND revoked_at IS NULL"
+    " FROM keys JOIN users ON users.id = keys.user_id"
+)
+
+
 class Reader:
     """Reads the database at *path*, and can write nothing. One thread at a time may use it.
 
@@ -40,24 +54,26 @@ class Reader:
 
     def find_key(self, key_id: str) -> KeyRow | None:
         """Return the key with that id."""
-        row = self._first(
-            "SELECT keys.id, users.id, users.name, secret_hash, is_admin, active AND revoked_at IS NULL"
-            " FROM keys JOIN users ON users.id = keys.user_id WHERE keys.id = ?",
-            key_id,
-        )
-        if row is None:
-            return None
-        key_id, user_id, user_name, secret_hash, is_admin, active = row
-        return KeyRow(key_id, user_id, user_name, secret_hash, bool(is_admin), bool(active))
+        row = self._first(f"{KEYS} WHERE keys.id = ?", key_id)
+        return None if row is None else _key(*row)
 
     def revision(self) -> int:
-        """Return a number that grows with every change of a key or a user."""
+        """Return a number that grows with every change of a key, a user or a user's token."""
         row = self._first("SELECT value FROM revisions WHERE name = 'keys_rev'")
         return row[0] if row else 0
 
-    def changed_keys(self, since: int) -> list[str]:
-        """Return the ids of keys that changed after revision *since*, themselves or through their user."""
-        return [row[0] for row in self._all("SELECT id FROM keys WHERE revision > ?", since)]
+    def changed_keys(self, since: int) -> list[KeyRow]:
+        """Return the keys that changed after revision *since*, themselves or through their user."""
+        return [_key(*row) for row in self._all(f"{KEYS} WHERE keys.revision > ?", since)]
+
+    def user_tokens(self, user_id: str) -> list[SealedToken]:
+        """Return a user's own tokens for MCP servers, by the name of the server."""
+        rows = self._all(
+            "SELECT users.name, server, sealed FROM mcp_tokens JOIN users ON users.id = mcp_tokens.user_id"
+            " WHERE user_id = ? ORDER BY server",
+            user_id,
+        )
+        return [SealedToken(*row) for row in rows]
 
     def find_object(self, provider_name: str, object_id: str) -> str | None:
         """Return the id of the user to whom a provider-side object belongs."""
@@ -94,3 +110,7 @@ class Reader:
             yield
         except sqlite3.Error as exc:
             raise StoreError(f"the database {self._path} cannot be read: {exc}") from exc
+
+
+def _key(key_id: str, user_id: str, user_name: str, secret_hash: bytes, is_admin: int, active: int) -> KeyRow:
+    return KeyRow(key_id, user_id, user_name, secret_hash, bool(is_admin), bool(active))

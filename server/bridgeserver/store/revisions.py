@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 from bridgeserver.store.schema import revisions
 
 KEYS = "keys_rev"
-"""Grows with every change of a key or a user."""
+"""Grows with every change of a key, a user or a user's token: of what a worker knows of its callers."""
 
 CONFIG = "config_rev"
 """Grows with every change of a stored provider."""

@@ -1,4 +1,4 @@
-"""What a stored provider is: as it is shown, as it is made and changed, and as it is loaded. No SQL here."""
+"""What is stored of providers and users' tokens: as it is shown, made and changed, and loaded. No SQL here."""
 
 from typing import Any
 
@@ -90,6 +90,15 @@ class ProviderChanges(GivenSettings, frozen=True, kw_only=True):
     icon: str | UnsetType = UNSET
 
 
+class UserToken(Struct, frozen=True, kw_only=True):
+    """A user's own token for an MCP server as it may be shown, which is without itself; times are ISO 8601 in UTC."""
+
+    user: str
+    server: str
+    created_at: str
+    updated_at: str
+
+
 class ProviderError(Struct, frozen=True, kw_only=True):
     """A stored provider that cannot be used, and why; the reason shows no secret."""
 
@@ -108,3 +117,8 @@ class LoadedProviders(Struct, frozen=True, kw_only=True):
     providers: tuple[ProviderConfig, ...] = ()
     errors: tuple[ProviderError, ...] = ()
     overrides: dict[str, bool] = {}
+
+
+def token_place(user_id: str, server: str) -> str:
+    """Return what a user's token is sealed to: its row has no id but these two, and no id of another row is like it."""
+    return f"mcp_tokens/{user_id}/{server}"

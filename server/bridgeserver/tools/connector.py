@@ -33,7 +33,7 @@ AWAY_S = 30.0
 QUIET_S = 60.0
 """Between two lines in the log about a server that goes on failing; each caller has a session of its own."""
 
-Tokens = Callable[[str], Awaitable[Mapping[str, Secret]]]
+Tokens = Callable[[str], Awaitable[Mapping[str, str]]]
 """From the id of a user to the user's own tokens, by the names of servers."""
 
 
@@ -62,7 +62,7 @@ class Connector:
         servers = [server for server in generation.mcp_servers if server.enabled]
         if not servers:
             return None
-        tokens: Mapping[str, Secret] = {}
+        tokens: Mapping[str, str] = {}
         if any(server.user_token for server in servers):
             try:
                 tokens = await self._tokens(caller.user_id)
@@ -72,7 +72,7 @@ class Connector:
         return await self._open(chosen, tokens, generation) if chosen else None
 
     async def _open(
-        self, servers: Sequence[McpServerConfig], tokens: Mapping[str, Secret], generation: Generation
+        self, servers: Sequence[McpServerConfig], tokens: Mapping[str, str], generation: Generation
     ) -> Toolbox:
         self.prepare()
         assert self._loading is not None  # noqa: S101 - `prepare` has set it
@@ -85,7 +85,7 @@ class Connector:
                 partial(
                     session.ServerSession,
                     server,
-                    tokens[server.name] if server.user_token else None,
+                    Secret(tokens[server.name]) if server.user_token else None,
                     config,
                     self._context,
                 )

@@ -1,0 +1,83 @@
+"""Users' own tokens for MCP servers, as a worker reads and opens them."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from bridgeserver.config import StoreConfig
+from bridgeserver.errors import SealError
+from bridgeserver.secret import Secret
+from bridgeserver.store.reader import Reader, SealedToken
+from bridgeserver.store.stored import token_place
+
+if TYPE_CHECKING:
+    from bridgeserver.sealing import Vault
+
+log = structlog.get_logger("bridgecore")
+
+
+class Tokens(Mapping[str, str]):
+    """Tokens in clear by the names of their servers; only whoever asks for one by name sees it."""
+
+    __slots__ = ("_by_server",)
+
+    def __init__(self, by_server: Mapping[str, Secret]) -> None:
+        self._by_server = by_server
+
+    def __getitem__(self, server: str) -> str:
+        return self._by_server[server].reveal()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_server)
+
+    def __len__(self) -> int:
+        return len(self._by_server)
+
+    def __repr__(self) -> str:
+        return f"Tokens({', '.join(self)})"
+
+
+class UserTokens:
+    """Reads and opens tokens in the thread of *executor*; nothing is kept, a bridge asks once when it is made.
+
+    Their key is that of the store at *database*. It is looked for when the first token is to be opened.
+    """
+
+    def __init__(self, reader: Reader, executor: Executor, config: StoreConfig, database: Path) -> None:
+        self._reader = reader
+        self._executor = executor
+        self._config = config
+        self._database = database
+        self._vault: Vault | None = None
+        self._unreadable: set[tuple[str, str]] = set()
+
+    async def of(self, user_id: str) -> Tokens:
+        """Return a user's tokens; raises StoreError. One that cannot be opened is left out, and the log says why."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, user_id)
+
+    def _read(self, user_id: str) -> Tokens:
+        opened = {row.server: self._open(user_id, row) for row in self._reader.user_tokens(user_id)}
+        return Tokens({server: token for server, token in opened.items() if token is not None})
+
+    def _open(self, user_id: str, row: SealedToken) -> Secret | None:
+        place = user_id, row.server
+        try:
+            token = Secret(self._opener().open(row.sealed, token_place(*place)))
+        except SealError as exc:
+            if place not in self._unreadable:  # a bridge is made again and again
+                self._unreadable.add(place)
+                log.warning("user_token_unreadable", user=row.user_name, server=row.server, reason=str(exc))
+            return None
+        self._unreadable.discard(place)
+        return token
+
+    def _opener(self) -> "Vault":
+        if self._vault is None:
+            from bridgeserver.sealing import open_vault  # 20 ms and 6 MB, and most gateways have no such tokens
+
+            self._vault = open_vault(self._config, self._database)
+        return self._vault
