@@ -335,7 +335,7 @@ class GateLab:
     """A gateway with two users, ann and bob."""
 
     def __init__(self, folder: Path, users: Users, config: str, environ: Mapping[str, str] | None = None) -> None:
-        database, self.tokens = users
+        made, self.tokens = users
         folder.mkdir()
         file = folder / "bridgecore.toml"
         file.write_text(config)
@@ -343,7 +343,8 @@ class GateLab:
         self.loop = MemoryLoop()
         self.provider = self.loop.provider
         place = Place(folder / "bridgecore.db", folder / "journal", folder / "control")
-        shutil.copy(database, place.database)
+        self.database = place.database
+        shutil.copy(made, self.database)
         place.journal.mkdir()
         self._answers = deque[asyncio.Future[None]]()
         self.worker, self.server = self.run(self._start(tree, place))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bridgeserver.records import (
     AnyRecord,
+    ContinuedResponse,
     Interception,
     InterceptionEnd,
     ModelThought,
@@ -86,6 +87,11 @@ def provider_object(object_id: str = "resp_1", user_id: str = "u") -> ProviderOb
     return ProviderObject("main", object_id, user_id, 1_000_000)
 
 
+def continued_response(first_id: str = "resp_1", last_id: str = "resp_2") -> ContinuedResponse:
+    """Return a response of several turns."""
+    return ContinuedResponse("main", first_id, last_id, 1_000_000)
+
+
 def whole(number: int = 1) -> list[AnyRecord]:
     """Return everything that one request leaves, in the order of a journal."""
     return [interception(number), prompt(number), tool(number), thought(number), usage(number), end(number)]
@@ -98,6 +104,7 @@ TABLES = (
     "tool_usages",
     "model_thoughts",
     "provider_objects",
+    "continued_responses",
 )
 
 

@@ -11,6 +11,7 @@ import samples
 from bridgeserver.errors import StoreError
 from bridgeserver.records import (
     AnyRecord,
+    ContinuedResponse,
     Interception,
     InterceptionEnd,
     ModelThought,
@@ -46,6 +47,7 @@ TABLES: dict[type[AnyRecord], str] = {
     ToolUse: "tool_usages",
     ModelThought: "model_thoughts",
     ProviderObject: "provider_objects",
+    ContinuedResponse: "continued_responses",
 }
 
 
@@ -67,7 +69,7 @@ def test_ends_stand_in_the_order_of_fields() -> None:
 
 def test_every_field_is_stored(store: Store) -> None:
     """What was recorded stands in the tables, field by field."""
-    records = [*samples.whole(), samples.provider_object()]
+    records = [*samples.whole(), samples.provider_object(), samples.continued_response()]
     assert store.apply(records) == len(records)
     found = samples.tables(store.path)
     for record in records:
@@ -84,7 +86,7 @@ def test_every_field_is_stored(store: Store) -> None:
 
 def test_nothing_is_stored_twice(store: Store) -> None:
     """Applying the same again changes nothing and counts nothing."""
-    records = [*samples.whole(), samples.provider_object()]
+    records = [*samples.whole(), samples.provider_object(), samples.continued_response()]
     store.apply(records)
     before = samples.tables(store.path)
     assert store.apply(records) == 0

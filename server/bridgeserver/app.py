@@ -1,7 +1,6 @@
 """What a request passes on its way, and the one place that maps failures to statuses."""
 
 import asyncio
-import re
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from typing import Any
@@ -10,24 +9,21 @@ import structlog
 
 from bridgecore import Guard, Reply, Request
 from bridgeserver import health
-from bridgeserver.bridge import RequestBridge
-from bridgeserver.content import decode
-from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UnsupportedEncoding, UpgradeRefused
+from bridgeserver.editing import edited, restarted, text_of, without_encoding
+from bridgeserver.errors import BadRequest, BridgeError, ClientClosed, UpgradeRefused
 from bridgeserver.generation import Generation
 from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
 from bridgeserver.ownership import Claim
-from bridgeserver.protocols import Facts, Protocol, Splice
+from bridgeserver.protocols import Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
 from bridgeserver.target import Target
 from bridgeserver.tokens import redact
-from bridgeserver.toolloop import Tools
 from bridgeserver.upstream import head_of
-from bridgeserver.weaving import NotWoven, weave
 from bridgeserver.worker import Worker
 
 log = structlog.get_logger("bridgecore")
@@ -153,62 +149,30 @@ class Call:
 
     async def _intercept(self, caller: Caller, target: Target, protocol: Protocol, body: bytes, guard: Guard) -> None:
         worker, generation = self._worker, target.generation
-        facts, plain = self._read(protocol, body)
+        plain = text_of(self._request, body, worker.config.server.max_body_bytes)
+        facts = protocol.facts(plain)
         if facts.object_ids and target.is_shared_account:
             await worker.ownership.check(target.provider.name, facts.object_ids, caller.user_id)
         worker.check_recordable()
         with worker.pool.find(caller, generation) or await worker.pool.acquire(caller, generation) as bridge:
-            splice = protocol.usage_splice(plain) if facts.stream else None
-            has_tools = bridge.tools is not None and bridge.tools.catalog.tools and target.route.takes_tools
-            if splice is None and not has_tools and not target.provider.translates:
-                sent, tools = body, None
-            else:
-                sent, tools = self._edited(bridge, target, protocol, facts, plain, splice)
-                if target.provider.translates:
-                    outgoing = target.provider.outgoing(facts, sent, self._request.fields)
-                    sent, facts, target = outgoing.body, outgoing.facts, target._replace(path=outgoing.path)
+            sent, text, tools, grown = body, plain, None, 0
+            if bridge.tools is not None and facts.object_ids:
+                text = await restarted(plain, protocol, target.provider.name, worker.ownership)
+            splice = protocol.usage_splice(text) if facts.stream else None
+            if splice is not None or bridge.tools is not None or target.provider.translates:
+                sent, facts, target, tools = edited(self._request, text, facts, protocol, splice, target, bridge)
+                if sent is plain:  # nothing was edited
+                    sent = body
+                elif plain is not body:
+                    target = target._replace(fields=without_encoding(self._request.fields))
+                grown = max(0, len(sent) - len(body))
+                worker.budget.take(grown)
             self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
             worker.counters["interceptions"] += 1
-            await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
-
-    def _read(self, protocol: Protocol, body: bytes) -> tuple[Facts, bytes]:
-        """Return what a body says, and its text."""
-        encoding = self._encoding()
-        plain = decode(body, encoding, self._worker.config.server.max_body_bytes) if encoding else body
-        return protocol.facts(plain), plain
-
-    def _encoding(self) -> str:
-        """Return how the body is encoded, or nothing."""
-        encoding = self._request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-        return "" if encoding == "identity" else encoding
-
-    def _edited(
-        self,
-        bridge: RequestBridge,
-        target: Target,
-        protocol: Protocol,
-        facts: Facts,
-        text: bytes,
-        splice: Splice | None,
-    ) -> tuple[bytes, Tools | None]:
-        """Return the body with its splices: usage asked for in the client's place, and the caller's tools."""
-        if encoding := self._encoding():
-            raise UnsupportedEncoding(
-                f"this request has to be edited on its way, and so it must not be encoded; found {encoding}"
-            )
-        if splice is not None:
-            text = b"".join((text[: splice.start], splice.data, text[splice.end :]))
-        toolbox, config = bridge.tools, target.generation.tools
-        if toolbox is None or not target.route.takes_tools or not toolbox.catalog.tools:
-            return text, None
-        if config.skip_models and re.search(config.skip_models, facts.model):
-            return text, None
-        try:
-            weaver = weave(protocol, text, toolbox.catalog, bridge.memories.by_call, drops_usage=splice is not None)
-        except NotWoven as reason:
-            log.warning("tools_not_injected", user=bridge.caller.user_name, reason=str(reason))
-            return text, None
-        return weaver.body, Tools(weaver, toolbox, bridge.memories, config)
+            try:
+                await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
+            finally:
+                worker.budget.give_back(grown)
 
     async def _pass_through(self, caller: Caller, target: Target, body: bytes, guard: Guard) -> None:
         worker, request, provider = self._worker, self._request, target.provider

@@ -318,6 +318,8 @@ class Interception:
         if account.tap.object_ids is not self._claimed:
             self._claimed = account.tap.object_ids
             self._means.ownership.claim(self._target.provider.name, self._claimed, self._caller.user_id)
+        if loop is not None and loop.weaver.continued is not None:
+            self._means.ownership.follow(self._target.provider.name, *loop.weaver.continued)
 
     def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
         account = self._account

@@ -140,7 +140,25 @@ class ProviderObject(Record, frozen=True, tag="object"):
     created_at: int
 
 
-AnyRecord = Interception | UserPrompt | TokenUsage | ToolUse | ModelThought | InterceptionEnd | ProviderObject
+class ContinuedResponse(Record, frozen=True, tag="continued"):
+    """A response that the gateway made of several turns: the id of the first, and that of the last."""
+
+    provider_name: str
+    first_id: str
+    last_id: str
+    created_at: int
+
+
+AnyRecord = (
+    Interception
+    | UserPrompt
+    | TokenUsage
+    | ToolUse
+    | ModelThought
+    | InterceptionEnd
+    | ProviderObject
+    | ContinuedResponse
+)
 
 
 def now_us() -> int:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from bridgecore import Connection, Guard, Request, by_name
 from bridgeserver.credential import Credential
 from bridgeserver.generation import Generation
+from bridgeserver.headers import Pairs
 from bridgeserver.keypool import REASONS, retry_after
 from bridgeserver.providers import Provider, Route
 from bridgeserver.relay import Timeouts
@@ -22,6 +23,8 @@ class Target(NamedTuple):
     """Below the provider's base URL."""
     further: bytes = b""
     """Lines of the head that are about the caller."""
+    fields: Pairs | None = None
+    """What there is of the client's head; None: all of it."""
 
     @property
     def is_shared_account(self) -> bool:
@@ -30,8 +33,9 @@ class Target(NamedTuple):
 
     def request_head(self, request: Request, body: bytes) -> bytes:
         """Return the head of the upstream request."""
+        fields = request.fields if self.fields is None else self.fields
         return self.provider.request_head(
-            request.method, self.path, request.query, request.fields, self.credential, body, self.further
+            request.method, self.path, request.query, fields, self.credential, body, self.further
         )
 
     def exchange(self) -> Exchange:

@@ -23,7 +23,7 @@ from bridgeserver.weaving import Call, Memory, Outcome, Weaver
 
 log = structlog.get_logger("bridgecore")
 
-PING_S = 10.0
+PING_S = 3.0
 """How long a stream is silent at most while the gateway itself is at work."""
 
 EVENT_BYTES = 32 << 20

@@ -84,6 +84,13 @@ class Reader:
         )
         return row[0] if row else None
 
+    def find_continuation(self, provider_name: str, first_id: str) -> str | None:
+        """Return the id of the last of the turns that the gateway made one response of, by that of the first."""
+        row = self._first(
+            "SELECT last_id FROM continued_responses WHERE provider_name = ? AND first_id = ?", provider_name, first_id
+        )
+        return row[0] if row else None
+
     def _first(self, sql: str, *parameters: str) -> tuple[Any, ...] | None:
         rows = self._all(sql, *parameters)
         return rows[0] if rows else None

@@ -206,6 +206,15 @@ provider_objects = Table(
     Column("created_at", Timestamp, nullable=False),
 )
 
+continued_responses = Table(
+    "continued_responses",
+    metadata,
+    Column("provider_name", Text, primary_key=True),
+    Column("first_id", Text, primary_key=True),
+    Column("last_id", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+
 providers = Table(
     "providers",
     metadata,

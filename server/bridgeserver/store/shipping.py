@@ -17,6 +17,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from bridgeserver.records import (
     AnyRecord,
+    ContinuedResponse,
     Interception,
     InterceptionEnd,
     ModelThought,
@@ -68,6 +69,7 @@ _INSERTS: dict[type[AnyRecord], _Insert] = {
     ToolUse: _Insert(ToolUse, schema.tool_usages),
     ModelThought: _Insert(ModelThought, schema.model_thoughts),
     ProviderObject: _Insert(ProviderObject, schema.provider_objects),
+    ContinuedResponse: _Insert(ContinuedResponse, schema.continued_responses),
 }
 
 _IS_OPEN = interceptions.c.ended_at.is_(None)

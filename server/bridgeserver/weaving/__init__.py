@@ -11,9 +11,10 @@ from typing import Protocol as Interface
 from bridgeserver.protocols import Protocol
 from bridgeserver.tools.tool import Catalog
 from bridgeserver.weaving import chat, messages, responses
+from bridgeserver.weaving.responses import continued_from, restart
 from bridgeserver.weaving.weaver import Call, Memories, Memory, NotWoven, Outcome, Weaver
 
-__all__ = ["Call", "Memories", "Memory", "NotWoven", "Outcome", "Weaver", "weave"]
+__all__ = ["Call", "Memories", "Memory", "NotWoven", "Outcome", "Weaver", "continued_from", "restart", "weave"]
 
 
 class _Make(Interface):

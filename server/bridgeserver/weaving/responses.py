@@ -1,9 +1,9 @@
 """The gateway's tools in a conversation of the Responses protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bridgecore import Event, find_each, find_member
+from bridgecore import Event, find_each, find_member, find_members
 from bridgeserver.protocols import lenient
 from bridgeserver.tools.tool import Catalog, Tool
 from bridgeserver.weaving.content import Image, parts_of
@@ -23,6 +23,8 @@ from bridgeserver.weaving.edits import (
     splice,
 )
 from bridgeserver.weaving.weaver import Call, Memories, Memory, NotWoven, Outcome, Weaver, frame, memories_in, split
+
+CONTINUED = "previous_response_id"
 
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -72,6 +74,7 @@ class ResponsesWeaver(Weaver):
         self._is_stored = True
         self._own: dict[str, Any] = {}
         self._end = b""
+        self._first_id = ""
 
     @property
     def held_bytes(self) -> int:
@@ -92,7 +95,10 @@ class ResponsesWeaver(Weaver):
         members = lenient.mapping(found)
         kind = event.name.decode("latin-1") or lenient.text(members.get("type"))
         if kind in _BEGINNINGS:
-            return self._emitted(event, raw, members) if self._turns == 1 else b""
+            if self._turns > 1:
+                return b""
+            self._first_id = lenient.text(lenient.mapping(members.get("response")).get("id"))
+            return self._emitted(event, raw, members)
         if kind in _ENDS:
             return self._released() + self._last(event, raw, members)
         index = lenient.count(members.get("output_index"))
@@ -198,7 +204,9 @@ class ResponsesWeaver(Weaver):
         """Take the event that ends a turn."""
         response = lenient.mapping(members.get("response"))
         outer = find_member(event.data, "response")
-        output, usage = find_each(event.data, ("output", "usage"), outer[0]) if outer and response else (None, None)
+        output, usage, own_id = (
+            find_each(event.data, ("output", "usage", "id"), outer[0]) if outer and response else (None, None, None)
+        )
         self._take_end(response, event.data[slice(*output)] if output is not None else b"[]")
         is_hiding = any(item.is_hidden for item in self._items.values())
         edits: list[Edit] = []
@@ -206,6 +214,11 @@ class ResponsesWeaver(Weaver):
             edits.append(Edit(*output, b"[%b]" % b",".join([*self._before, *self._visible()])))
         if usage is not None and self._usage and self._own:
             edits.append(Edit(*usage, encode(added_up(self._usage, self._own))))
+        last_id = lenient.text(response.get("id"))
+        if own_id is not None and self._first_id and last_id != self._first_id:
+            # A client takes the stream for one response, and checks that; it goes on from the id that it knows.
+            edits.append(Edit(*own_id, encode(self._first_id)))
+            self.continued = (self._first_id, last_id)
         if is_hiding:
             self._is_changed = True
         text = splice(event.data, edits)
@@ -327,6 +340,22 @@ def restore(body: bytes, memories: Memories) -> bytes:
             else:
                 edits += inserted(item, memory.before, (*memory.after, *memory.results))
     return splice(body, edits)
+
+
+def continued_from(body: bytes) -> list[str]:
+    """Return the ids of the responses from which a request goes on; it should be one, and JSON lets it be more."""
+    return [response_id for _span, response_id in _continued(body)]
+
+
+def restart(body: bytes, last: Mapping[str, str]) -> bytes:
+    """Return a request that goes on from the *last* turns of responses, of which its client knows the first ones."""
+    edits = [Edit(*span, encode(last[first])) for span, first in _continued(body) if first in last]
+    return splice(body, edits)
+
+
+def _continued(body: bytes) -> list[tuple[Span, str]]:
+    found = [(span, lenient.text(lenient.read(body[slice(*span)]))) for span in find_members(body, CONTINUED)]
+    return [(span, response_id) for span, response_id in found if response_id]
 
 
 class _Injected(NamedTuple):

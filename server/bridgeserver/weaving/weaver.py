@@ -87,6 +87,8 @@ class Weaver(ABC):
         """The calls of the turn that has ended, in the order in which the model made them."""
         self.is_mixed = False
         """Whether the client has calls of the same turn to answer, so that its answer ends here."""
+        self.continued: tuple[str, str] | None = None
+        """The id that the client knows the answer by, and the provider's id of the last turn, where they differ."""
 
     @property
     def held_bytes(self) -> int:

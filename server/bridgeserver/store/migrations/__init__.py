@@ -1,4 +1,4 @@
 """The history of the schema, one file a step below `versions`; Alembic runs them."""
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision."""
