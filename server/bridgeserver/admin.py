@@ -1,4 +1,4 @@
-"""The parent's answers to administrators: providers, the detail of readiness, and the metrics.
+"""The parent's answers to administrators: providers, users' tokens, the detail of readiness, and the metrics.
 
 A worker has checked who asks. Everything here is synchronous and runs in a thread of the parent; what it keeps
 between two requests is in the store and in the reloader.
@@ -7,21 +7,28 @@ between two requests is in the store and in the reloader.
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import structlog
 
 from bridgeserver import metrics
 from bridgeserver.asks import Answer, Ask, Refused, refusal
-from bridgeserver.catalog import Catalog, ProviderStore, State
+from bridgeserver.bodies import convert, read
+from bridgeserver.catalog import Catalog, State
 from bridgeserver.errors import BridgeError
 from bridgeserver.sealing import Vault
+from bridgeserver.secret import Secret
+from bridgeserver.store import Store
 from bridgeserver.store.instants import iso
+from bridgeserver.store.stored import UserToken
 from bridgeserver.tokens import redact
+from bridgeserver.usertokens import check_server
 
 log = structlog.get_logger("bridgecore")
 
 PROVIDERS = "/-/api/v1/providers"
+USERS = "/-/api/v1/users"
 APPLY_S = 1.0
 """How long an answer waits until every worker follows the change."""
 
@@ -29,8 +36,9 @@ APPLIED = "x-bridge-applied"
 """`true` where every worker follows the change that was asked for, `false` where some are still about to."""
 
 
-# Nothing in a path is decoded: no id and no name needs an escape, so one that has one is none of ours.
+# Nothing but a user's name is decoded in a path: nothing else needs an escape, so what has one is none of ours.
 ID = r"([A-Za-z0-9-]{1,128})"
+USER = "([^/]+)"
 
 
 class Route(NamedTuple):
@@ -40,13 +48,19 @@ class Route(NamedTuple):
     methods: Mapping[str, Callable[..., Answer]]
 
 
+class NewToken(msgspec.Struct, frozen=True):
+    """The body of a request that sets a user's token."""
+
+    token: Secret
+
+
 class Admin:
     """Answers whatever a worker forwards; any thread may call it."""
 
-    def __init__(
-        self, store: ProviderStore, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]
-    ) -> None:
+    def __init__(self, store: Store, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]) -> None:
         self._catalog = Catalog(store, vault, state)
+        self._store = store
+        self._vault = vault
         self._state = state
         self._counters = counters
         self._routes = (
@@ -55,6 +69,8 @@ class Admin:
             Route(PROVIDERS, {"GET": self._list, "POST": self._create}),
             Route(f"{PROVIDERS}/{ID}", {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}),
             Route(f"{PROVIDERS}/{ID}/reset", {"POST": self._reset}),
+            Route(f"{USERS}/{USER}/tools", {"GET": self._list_tokens}),
+            Route(f"{USERS}/{USER}/tools/{ID}", {"PUT": self._set_token, "DELETE": self._remove_token}),
         )
 
     def answer(self, ask: Ask) -> Answer:
@@ -126,6 +142,20 @@ class Admin:
         view = self._catalog.find(name)  # an override may outlive the file's provider
         return Answer(204, b"", headers=headers) if view is None else _json(200, view, headers)
 
+    def _list_tokens(self, _ask: Ask, user: str) -> Answer:
+        return _json(200, {"tools": [_token_view(token) for token in self._store.list_user_tokens(_decoded(user))]})
+
+    def _set_token(self, ask: Ask, user: str, server: str) -> Answer:
+        check_server(server, self._state.status().mcp_servers)
+        given = convert(read(ask.body), NewToken)
+        token = self._store.set_user_token(self._vault, _decoded(user), server, given.token, ask.actor)
+        return _json(201 if token.created_at == token.updated_at else 200, _token_view(token))
+
+    def _remove_token(self, ask: Ask, user: str, server: str) -> Answer:
+        # Also where the configuration has that server no longer.
+        self._store.remove_user_token(_decoded(user), server, ask.actor)
+        return Answer(204, b"")
+
     def _apply(self) -> dict[str, str]:
         """Wait until the change is in force. It is stored whatever happens here, so nothing here can fail it."""
         try:
@@ -142,3 +172,14 @@ def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Ans
 
 def _instant(at: float | None) -> str | None:
     return None if at is None else iso(round(at * 1_000_000))
+
+
+def _decoded(user: str) -> str:
+    try:
+        return unquote_to_bytes(user.encode("latin-1")).decode()
+    except UnicodeError as exc:
+        raise Refused(400, "path: found a user's name that is no UTF-8, expected one with %-escapes") from exc
+
+
+def _token_view(token: UserToken) -> dict[str, str]:
+    return {"server": token.server, "created_at": token.created_at, "updated_at": token.updated_at}

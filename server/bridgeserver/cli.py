@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bridgeserver import provider_commands
+from bridgeserver import provider_commands, tool_commands
 from bridgeserver.config import DEFAULT_FILE, render
 from bridgeserver.console import (
     ACTOR,
@@ -17,6 +17,7 @@ from bridgeserver.console import (
     complain,
     end_with_the_pipe,
     load_config,
+    minute,
     print_table,
     upgraded_store,
 )
@@ -92,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
     providers = add("providers", provider_commands.show, "Providers.").add_subparsers(metavar="ACTION", required=True)
     provider_commands.add_to(providers)
+
+    tools = add("tools", tool_commands.logins, "Tools of MCP servers.").add_subparsers(metavar="ACTION", required=True)
+    tool_commands.add_to(tools)
 
     records = add("records", _records, "Print interceptions.")
     add_config(records)
@@ -173,7 +177,7 @@ def _create_key(options: argparse.Namespace) -> None:
 
 def _list_keys(options: argparse.Namespace) -> None:
     rows = [
-        (key.id, key.user, key.label, "yes" if key.is_admin else "no", _minute(key.created_at), _minute(key.revoked_at))
+        (key.id, key.user, key.label, "yes" if key.is_admin else "no", minute(key.created_at), minute(key.revoked_at))
         for key in upgraded_store(load_config(options)).list_keys()
     ]
     print_table(("id", "user", "name", "admin", "created", "revoked"), rows)
@@ -185,7 +189,7 @@ def _revoke_key(options: argparse.Namespace) -> None:
 
 def _list_users(options: argparse.Namespace) -> None:
     rows = [
-        (user.name, user.id, "active" if user.is_active else "disabled", _minute(user.created_at))
+        (user.name, user.id, "active" if user.is_active else "disabled", minute(user.created_at))
         for user in upgraded_store(load_config(options)).list_users()
     ]
     print_table(("name", "id", "status", "created"), rows)
@@ -241,7 +245,3 @@ def _fake_provider(options: argparse.Namespace) -> None:
 
 def _version(_options: argparse.Namespace) -> None:
     print(version("bridgecore"))
-
-
-def _minute(at: str | None) -> str:
-    return "" if at is None else at[:16].replace("T", " ")

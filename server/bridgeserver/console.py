@@ -4,13 +4,17 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridgeserver.config import Config, load
+from bridgeserver.errors import BadRequest
+from bridgeserver.secret import Secret
 
 if TYPE_CHECKING:
+    from bridgeserver.sealing import Vault
     from bridgeserver.store import Store
 
 ACTOR = "command line"
@@ -35,6 +39,29 @@ def upgraded_store(config: Config) -> "Store":
     return store
 
 
+@contextmanager
+def opened(options: argparse.Namespace) -> Generator[tuple[Config, "Store", "Vault"]]:
+    """Yield the configuration, its store and the vault of that; warnings of theirs go to standard error."""
+    from bridgeserver.logs import configure_logs
+    from bridgeserver.sealing import open_vault
+
+    config = load_config(options)
+    configure_logs("console", "warning")
+    store = upgraded_store(config)
+    try:
+        yield config, store, open_vault(config.store, store.path)
+    finally:
+        store.close()
+
+
+def secret_line(place: str, kind: str) -> Secret:
+    """Return a line of standard input; raises BadRequest if there is nothing on it."""
+    line = sys.stdin.readline()
+    if not line.strip():
+        raise BadRequest(f"{place}: found an empty line or none, expected {kind} on a line of standard input")
+    return Secret(line.removesuffix("\n").removesuffix("\r"))
+
+
 def complain(text: str) -> None:
     """Say on standard error what is wrong."""
     print(f"bridgecore: {text}", file=sys.stderr)
@@ -52,3 +79,8 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def minute(at: str | None) -> str:
+    """Return a time for people, nothing for none."""
+    return "" if at is None else at[:16].replace("T", " ")

@@ -1,23 +1,15 @@
 """`bridgecore providers …`: the providers that take effect, and changes to those of the store."""
 
 import argparse
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from msgspec import UNSET
 
-from bridgeserver.config import Config
-from bridgeserver.console import ACTOR, add_config, complain, load_config, print_table, upgraded_store
-from bridgeserver.errors import BadRequest
+from bridgeserver.console import ACTOR, add_config, complain, opened, print_table, secret_line
 from bridgeserver.merging import merge
 from bridgeserver.secret import Secret
 from bridgeserver.store.stored import ProviderFields
-
-if TYPE_CHECKING:
-    from bridgeserver.sealing import Vault
-    from bridgeserver.store import Store
 
 
 def add_to(group: Any) -> None:  # its type is private to argparse
@@ -53,22 +45,8 @@ def _add(group: Any, name: str, command: Callable[[argparse.Namespace], None], t
     return action
 
 
-@contextmanager
-def _opened(options: argparse.Namespace) -> Generator[tuple[Config, "Store", "Vault"]]:
-    from bridgeserver.logs import configure_logs
-    from bridgeserver.sealing import open_vault
-
-    config = load_config(options)
-    configure_logs("console", "warning")
-    store = upgraded_store(config)
-    try:
-        yield config, store, open_vault(config.store, store.path)
-    finally:
-        store.close()
-
-
 def show(options: argparse.Namespace) -> None:
-    with _opened(options) as (config, store, vault):
+    with opened(options) as (config, store, vault):
         loaded = store.load_providers(vault)
         stored = {provider.name: provider for provider in store.list_providers()}
     merged = merge(config.providers, loaded, config.broken)
@@ -103,25 +81,18 @@ def _create(options: argparse.Namespace) -> None:
         type=options.type or options.name,
         name=options.name,
         base_url=options.base_url or UNSET,
-        keys=tuple(Secret(_line() if key == "-" else key) for key in options.key),
+        keys=tuple(secret_line("--key -", "a key") if key == "-" else Secret(key) for key in options.key),
         enabled=not options.disabled,
         display_name=options.display_name,
         auth=options.auth or UNSET,
         region=options.region or UNSET,
     )
-    with _opened(options) as (_config, store, vault):
+    with opened(options) as (_config, store, vault):
         store.create_provider(vault, fields, ACTOR)
 
 
-def _line() -> str:
-    line = sys.stdin.readline()
-    if not line.strip():
-        raise BadRequest("--key -: found an empty line or none, expected a key on a line of standard input")
-    return line.removesuffix("\n").removesuffix("\r")
-
-
 def _remove(options: argparse.Namespace) -> None:
-    with _opened(options) as (_config, store, _vault):
+    with opened(options) as (_config, store, _vault):
         store.delete_provider(options.name, ACTOR)
 
 
@@ -134,11 +105,11 @@ def _disable(options: argparse.Namespace) -> None:
 
 
 def _switch(options: argparse.Namespace, *, enabled: bool) -> None:
-    with _opened(options) as (config, store, _vault):
+    with opened(options) as (config, store, _vault):
         names = [provider.name for provider in config.providers]
         store.enable_provider(options.name, enabled=enabled, actor=ACTOR, file_names=names)
 
 
 def _reset(options: argparse.Namespace) -> None:
-    with _opened(options) as (_config, store, _vault):
+    with opened(options) as (_config, store, _vault):
         store.reset_provider(options.name, ACTOR)

@@ -1,16 +1,17 @@
-"""Users' own tokens for MCP servers, as a worker reads and opens them."""
+"""Users' own tokens for MCP servers: which servers take them, and how a worker reads and opens them."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from bridgeserver.config import StoreConfig
-from bridgeserver.errors import SealError
+from bridgeserver.config import McpServerConfig, StoreConfig
+from bridgeserver.errors import Conflict, NotFound, SealError
 from bridgeserver.secret import Secret
+from bridgeserver.status import McpServerStatus
 from bridgeserver.store.reader import Reader, SealedToken
 from bridgeserver.store.stored import token_place
 
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from bridgeserver.sealing import Vault
 
 log = structlog.get_logger("bridgecore")
+
+
+def check_server(name: str, servers: Sequence[McpServerConfig | McpServerStatus]) -> None:
+    """Raise NotFound unless *name* is that of one of the servers, Conflict unless users have tokens there."""
+    server = next((server for server in servers if server.name == name), None)
+    if server is None:
+        there = ", ".join(server.name for server in servers)
+        raise NotFound(f"no MCP server named {name!r} in the configuration; there are: {there or 'none'}")
+    if not server.user_token:
+        raise Conflict(
+            f"MCP server {name!r} takes no token of a user: set user_token = true there, "
+            "and remove its Authorization header if it has one"
+        )
 
 
 class Tokens(Mapping[str, str]):
