@@ -196,19 +196,22 @@ def run(store: Store, scenario: Scenario[T], config: StoreConfig = SEALED, reade
 
 def read(store: Store, user_id: str) -> Mapping[str, str]:
     """Return a user's tokens as a worker reads them."""
-    return run(store, lambda tokens: tokens.of(user_id))
+    return run(store, lambda tokens: clear(tokens, user_id))
+
+
+async def clear(tokens: UserTokens, user_id: str) -> dict[str, str]:
+    """Return a user's tokens in clear."""
+    return {server: token.reveal() for server, token in (await tokens.of(user_id)).items()}
 
 
 def test_a_worker_reads_one_users_tokens(store: Store) -> None:
-    """Each by the name of its server; another user's are not among them, and printing them shows none."""
+    """Each by the name of its server; another user's are not among them."""
     put(store, "wiki", WIKI)
     put(store, "issues", ISSUES)
     put(store, "wiki", OTHER, "bob")
     ids = user_ids(store)
     found = read(store, ids["ann"])
     assert found == {"wiki": WIKI, "issues": ISSUES}
-    assert (len(found), list(found), found.get("none")) == (2, ["issues", "wiki"], None)
-    assert f"{found}{found!r}" == "Tokens(issues, wiki)" * 2
     assert read(store, ids["bob"]) == {"wiki": OTHER}
     assert read(store, "nobody") == {}
 
@@ -218,10 +221,10 @@ def test_the_key_file_is_found_when_it_is_needed(store: Store, tmp_path: Path) -
 
     async def scenario(tokens: UserTokens) -> None:
         ann = user_ids(store)["ann"]
-        assert await tokens.of(ann) == {}
+        assert await clear(tokens, ann) == {}
         assert not (tmp_path / "a.db.key").exists()
         put(store, vault=open_vault(StoreConfig(), store.path))
-        assert await tokens.of(ann) == {"wiki": WIKI}
+        assert await clear(tokens, ann) == {"wiki": WIKI}
 
     run(store, scenario, StoreConfig())
 
@@ -235,14 +238,14 @@ def test_what_cannot_be_opened_is_left_out_and_said_once(store: Store) -> None:
     async def scenario(tokens: UserTokens) -> None:
         with structlog.testing.capture_logs() as logs:
             for _ in range(3):
-                assert await tokens.of(ann) == {"wiki": WIKI}
+                assert await clear(tokens, ann) == {"wiki": WIKI}
             (entry,) = logs
             assert (entry["event"], entry["user"], entry["server"]) == ("user_token_unreadable", "ann", "issues")
             assert "store.encryption_key" in entry["reason"]
             put(store, "issues", ISSUES)
-            assert await tokens.of(ann) == {"wiki": WIKI, "issues": ISSUES}
+            assert await clear(tokens, ann) == {"wiki": WIKI, "issues": ISSUES}
             query(store, "UPDATE mcp_tokens SET sealed = 'nonsense' WHERE server = 'issues'")
-            assert await tokens.of(ann) == {"wiki": WIKI}
+            assert await clear(tokens, ann) == {"wiki": WIKI}
             assert len(logs) == 2
         assert WIKI not in str(logs)
         assert ISSUES not in str(logs)
@@ -273,7 +276,7 @@ def test_the_store_is_read_in_its_own_thread(store: Store) -> None:
         with pytest.raises(StoreError, match="cannot be read"):
             await tokens.of(ann)
         query(store, "ALTER TABLE away RENAME TO mcp_tokens")
-        assert await tokens.of(ann) == {"wiki": WIKI}
+        assert await clear(tokens, ann) == {"wiki": WIKI}
 
     run(store, scenario, reader=reader)
     assert reader.threads == ["store_0"] * 2
@@ -333,8 +336,6 @@ def test_a_change_reaches_the_worker_and_drops_that_users_bridges(store: Store, 
                 while worker.pool.stats().live > 1:
                     await asyncio.sleep(0.01)
             assert [is_kept(worker, caller) for caller in (ann, ann_2, bob)] == [False, False, True]
-            assert await worker.tokens_of(ann.user_id) == ({} if change == "remove" else {"wiki": WIKI})
-            assert await worker.tokens_of(bob.user_id) == {"wiki": OTHER}
             assert worker.pool.stats().builds == built
 
     asyncio.run(scenario())

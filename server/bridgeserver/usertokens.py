@@ -1,7 +1,7 @@
 """Users' own tokens for MCP servers: which servers take them, and how a worker reads and opens them."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,27 +34,6 @@ def check_server(name: str, servers: Sequence[McpServerConfig | McpServerStatus]
         )
 
 
-class Tokens(Mapping[str, str]):
-    """Tokens in clear by the names of their servers; only whoever asks for one by name sees it."""
-
-    __slots__ = ("_by_server",)
-
-    def __init__(self, by_server: Mapping[str, Secret]) -> None:
-        self._by_server = by_server
-
-    def __getitem__(self, server: str) -> str:
-        return self._by_server[server].reveal()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_server)
-
-    def __len__(self) -> int:
-        return len(self._by_server)
-
-    def __repr__(self) -> str:
-        return f"Tokens({', '.join(self)})"
-
-
 class UserTokens:
     """Reads and opens tokens in the thread of *executor*; nothing is kept, a bridge asks once when it is made.
 
@@ -69,13 +48,17 @@ class UserTokens:
         self._vault: Vault | None = None
         self._unreadable: set[tuple[str, str]] = set()
 
-    async def of(self, user_id: str) -> Tokens:
-        """Return a user's tokens; raises StoreError. One that cannot be opened is left out, and the log says why."""
+    async def of(self, user_id: str) -> Mapping[str, Secret]:
+        """Return a user's tokens by the names of their servers; raises StoreError.
+
+        One that cannot be opened is left out, and the log says why. When any of them changes, the user's bridges leave
+        the pool.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, user_id)
 
-    def _read(self, user_id: str) -> Tokens:
+    def _read(self, user_id: str) -> Mapping[str, Secret]:
         opened = {row.server: self._open(user_id, row) for row in self._reader.user_tokens(user_id)}
-        return Tokens({server: token for server, token in opened.items() if token is not None})
+        return {server: token for server, token in opened.items() if token is not None}
 
     def _open(self, user_id: str, row: SealedToken) -> Secret | None:
         place = user_id, row.server

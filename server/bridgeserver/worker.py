@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
@@ -72,18 +72,17 @@ class Worker:
                 connect_timeout_s=server.upstream_connect_timeout_s,
             )
         )
-        self._connector = Connector(self.tokens_of)
+        # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._reader = Reader(place.database)
+        self._connector = Connector(UserTokens(self._reader, self._executor, config.store, place.database))
         self.pool = BridgePool(
             Generation(0, {}),
             self._connector.connect,
             max_bridges=config.pool.max_bridges,
             ttl_s=config.pool.ttl_s,
         )
-        # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._reader = Reader(place.database)
         self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s, on_forget=self.pool.drop)
-        self._user_tokens = UserTokens(self._reader, self._executor, config.store, place.database)
         share = config.journal.max_bytes // server.workers
         self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
@@ -147,13 +146,6 @@ class Worker:
     async def ask(self, ask: Ask) -> Answer:
         """Have the parent answer an administrative request."""
         return await self._control.ask(ask)
-
-    async def tokens_of(self, user_id: str) -> Mapping[str, str]:
-        """Return a user's own tokens for MCP servers, in clear, by the name of the server; raises StoreError.
-
-        One that cannot be opened is left out. When any of them changes, the user's bridges leave the pool.
-        """
-        return await self._user_tokens.of(user_id)
 
     def admit(self) -> None:
         """Count a request in, or raise why it cannot be taken."""

@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from bridgeserver.identity import Caller
 from bridgeserver.secret import Secret
 from bridgeserver.tools.tool import Toolbox
 from bridgeserver.tracing import span
+from bridgeserver.usertokens import UserTokens
 
 if TYPE_CHECKING:
     from bridgeserver.tools.session import ServerSession
@@ -33,14 +34,11 @@ AWAY_S = 30.0
 QUIET_S = 60.0
 """Between two lines in the log about a server that goes on failing; each caller has a session of its own."""
 
-Tokens = Callable[[str], Awaitable[Mapping[str, str]]]
-"""From the id of a user to the user's own tokens, by the names of servers."""
-
 
 class Connector:
     """Opens the sessions of callers; one a worker."""
 
-    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tokens: UserTokens, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens = tokens
         self._clock = clock
         self._away: dict[str, float] = {}
@@ -62,17 +60,17 @@ class Connector:
         servers = [server for server in generation.mcp_servers if server.enabled]
         if not servers:
             return None
-        tokens: Mapping[str, str] = {}
+        tokens: Mapping[str, Secret] = {}
         if any(server.user_token for server in servers):
             try:
-                tokens = await self._tokens(caller.user_id)
+                tokens = await self._tokens.of(caller.user_id)
             except BridgeError as error:
                 log.warning("mcp_tokens_unread", user=caller.user_name, reason=str(error))
         chosen = [server for server in servers if not server.user_token or server.name in tokens]
         return await self._open(chosen, tokens, generation) if chosen else None
 
     async def _open(
-        self, servers: Sequence[McpServerConfig], tokens: Mapping[str, str], generation: Generation
+        self, servers: Sequence[McpServerConfig], tokens: Mapping[str, Secret], generation: Generation
     ) -> Toolbox:
         self.prepare()
         assert self._loading is not None  # noqa: S101 - `prepare` has set it
@@ -85,7 +83,7 @@ class Connector:
                 partial(
                     session.ServerSession,
                     server,
-                    Secret(tokens[server.name]) if server.user_token else None,
+                    tokens[server.name] if server.user_token else None,
                     config,
                     self._context,
                 )
