@@ -180,3 +180,12 @@ def test_nothing_shows_a_secret(read: Read) -> None:
     assert "hunter2-0" not in repr(config)
     config = read(server() + "[tools]\nmax_turns = 2")
     assert read(render(config)) == config
+
+
+def test_the_package_has_to_be_there(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra; who installed without it is told its name when the configuration is read."""
+    monkeypatch.setattr("bridgeserver.config.mcp.find_spec", {"others": "are there"}.get)
+    assert mistakes(read, server()) == [
+        "mcp_servers[0].name: found no package mcp, expected `pip install 'bridgecore[mcp]'`"
+    ]
+    assert read(server("enabled = false")).mcp_servers

@@ -1,16 +1,22 @@
-"""`bridgecore tools login`, `logout` and `logins`, as a person types them."""
+"""`bridgecore tools`, as a person types it, and the example of docs/tools.md."""
 
+import json
 import os
 import pty
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import gateway as gateways
+from bridgeserver.fakeprovider import load_scripts, running
 from bridgeserver.tool_commands import TYPED_LIMIT
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 TOKEN, OTHER = "token-of-ann-0123456789", "token-of-ann-9876543210"
 SERVERS = """
@@ -167,3 +173,110 @@ def test_a_token_can_be_deleted_when_its_server_is_gone(folder: Path) -> None:
     gateways.write_config(folder, "http://127.0.0.1:9")
     ok(folder, "logout", "wiki", "--user", "ann")
     assert rows(folder) == []
+
+
+@pytest.fixture(scope="module")
+def office() -> Iterator[str]:
+    """The example's server, and its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, str(EXAMPLES / "mcp_server.py"), str(port)]) as process:
+        try:
+            gateways.eventually(lambda: answers(port))
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+def answers(port: int) -> bool | None:
+    """Whether a server listens there; None while it does not."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return None
+
+
+@pytest.fixture
+def working(tmp_path: Path, office: str) -> Path:
+    """A folder whose configuration has the example's server, one with tokens of users, and one that is away."""
+    more = f"""
+[[mcp_servers]]
+name = "office"
+url = "{office}"
+
+[[mcp_servers]]
+name = "mine"
+url = "{office}"
+user_token = true
+deny = "book"
+
+[[mcp_servers]]
+name = "away"
+url = "http://127.0.0.1:9/mcp"
+"""
+    gateways.write_config(tmp_path, "http://127.0.0.1:9", more=more)
+    gateways.make_key(tmp_path, "ann")
+    gateways.make_key(tmp_path, "bob")
+    return tmp_path
+
+
+def test_the_tools_of_a_user_are_listed(working: Path) -> None:
+    """With those of a server that the user has a token for, and without a server that is away, which is named."""
+    ok(working, "login", "mine", "--user", "ann", typed=TOKEN)
+    everybodys = ["bmcp_office_book_room", "bmcp_office_free_rooms"]
+    for user, ids in (
+        ([], everybodys),
+        (["--user", "bob"], everybodys),
+        (["--user", "ann"], ["bmcp_mine_free_rooms", *everybodys]),
+    ):
+        done = tools(working, "list", *user)
+        head, *lines = done.stdout.splitlines()
+        assert head.split() == ["id", "server", "tool", "description"]
+        assert [line.split()[0] for line in lines] == ids
+        assert "mcp_server_failed" in done.stderr
+        assert "away" in done.stderr
+    listed = [json.loads(line) for line in ok(working, "list", "--json").splitlines()]
+    assert [tool["id"] for tool in listed] == everybodys
+    assert listed[1]["schema"]["required"] == ["people"]
+
+
+def test_a_tool_is_called(working: Path) -> None:
+    """What it answers is printed; an error of its own is exit code 1."""
+    assert ok(working, "call", "bmcp_office_free_rooms", '{"people": 6}') == "Grace, Hedy\n"
+    assert ok(working, "call", "bmcp_office_free_rooms", "-", typed='{"people": 99}') == "none\n"
+    done = tools(working, "call", "bmcp_office_book_room", '{"room": "Eve", "purpose": "x"}')
+    assert (done.returncode, "there is no room Eve" in done.stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nothing"], "no tool 'nothing'; `bridgecore tools list` shows those there are"),
+        (["bmcp_office_free_rooms", "people"], "arguments: found no JSON object"),
+        (["bmcp_office_free_rooms", "[]"], "arguments: found no JSON object (Expected `object`, got `array`)"),
+        (["bmcp_office_free_rooms", "--user", "eve"], "no user named 'eve'"),
+    ],
+)
+def test_a_call_that_cannot_be_made(working: Path, arguments: list[str], complaint: str) -> None:
+    """One line says why."""
+    done = tools(working, "call", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert complaint in done.stderr
+
+
+def test_without_servers_there_is_nothing_to_list(tmp_path: Path) -> None:
+    """It says what the configuration has."""
+    gateways.write_config(tmp_path, "http://127.0.0.1:9")
+    assert "no MCP server is there for this user; the configuration has: none" in tools(tmp_path, "list").stderr
+
+
+def test_the_worked_example(tmp_path: Path, office: str) -> None:
+    """The files of the example do what docs/tools.md shows."""
+    scripts = load_scripts(EXAMPLES / "model.toml")
+    with running(scripts=scripts) as fake:
+        config = (EXAMPLES / "tools.toml").read_text()
+        config = config.replace("http://127.0.0.1:8090/mcp", office).replace("http://127.0.0.1:8091", fake.url)
+        (tmp_path / "bridgecore.toml").write_text(f"{config}\n[server]\nport = 0\n")
+        with gateways.running(tmp_path) as gateway:
+            asked = {"model": "demo", "max_tokens": 100, "messages": [{"role": "user", "content": "Where?"}]}
+            answer = gateway.ask("/anthropic/v1/messages", asked)
+    assert [block["text"] for block in answer.json["content"]] == ["Rooms with six seats: Grace, Hedy"]

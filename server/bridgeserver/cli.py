@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     providers = add("providers", provider_commands.show, "Providers.").add_subparsers(metavar="ACTION", required=True)
     provider_commands.add_to(providers)
 
-    tools = add("tools", tool_commands.logins, "Tools of MCP servers.").add_subparsers(metavar="ACTION", required=True)
-    tool_commands.add_to(tools)
+    tools = add("tools", tool_commands.list_tools, "Tools of MCP servers.")
+    tool_commands.add_to(tools.add_subparsers(metavar="ACTION", required=True))
 
     records = add("records", _records, "Print interceptions.")
     add_config(records)

@@ -1,21 +1,43 @@
-"""`bridgecore tools …`: users' own tokens for MCP servers."""
+"""`bridgecore tools …`: what a user has of MCP servers, and users' own tokens for them."""
 
 import argparse
+import asyncio
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from getpass import getpass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridgeserver.console import ACTOR, add_config, minute, opened, print_table, secret_line
-from bridgeserver.errors import BadRequest
+import msgspec
+
+from bridgeserver.console import ACTOR, add_config, end_with_the_pipe, minute, opened, print_table, secret_line
+from bridgeserver.errors import BadRequest, NotFound
 from bridgeserver.secret import Secret
+
+if TYPE_CHECKING:
+    from bridgeserver.config import Config
+    from bridgeserver.identity import Caller
+    from bridgeserver.store import Store
+    from bridgeserver.tools.tool import Toolbox
 
 TYPED_LIMIT = 1023
 """Where terminals may cut a line without a word: macOS after so many characters, Linux after 4095."""
 
+SHOWN_CHARS = 80
+"""Of a description, in a list for people."""
+
 
 def add_to(group: Any) -> None:  # its type is private to argparse
     """Add the actions to the command."""
+    tools = _add(group, "list", list_tools, "list the tools that a user's conversations have")
+    tools.add_argument("--json", action="store_true", help="one JSON object a line, with description and schema")
+    call = _add(group, "call", _call, "call a tool as a model does, and print what it answers")
+    call.add_argument("tool", help="its id, as `tools list` shows it")
+    call.add_argument("arguments", nargs="?", default="{}", help="a JSON object; - reads it from standard input")
+    for action in (tools, call):
+        action.add_argument("--user", help="as whom; without one, servers with user_token = true are left out")
     login = _add(group, "login", _login, "store a user's token for an MCP server, in place of the one that is there")
     login.add_argument("--token", type=_dash, metavar="-", help="- reads it from a line of standard input")
     logout = _add(group, "logout", _logout, "delete a user's token for an MCP server")
@@ -27,7 +49,9 @@ def add_to(group: Any) -> None:  # its type is private to argparse
     )
 
 
-def _add(group: Any, name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+def _add(
+    group: Any, name: str, command: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
     action: argparse.ArgumentParser = group.add_parser(name, help=text, allow_abbrev=False)
     action.set_defaults(command=command)
     add_config(action)
@@ -38,6 +62,84 @@ def _dash(text: str) -> str:
     if text != "-":  # it is not repeated: it may be the token
         raise argparse.ArgumentTypeError("expected -: other users of this machine can read what stands in a command")
     return text
+
+
+def list_tools(options: argparse.Namespace) -> None:
+    with opened(options) as (config, store, _vault):
+        tools = asyncio.run(_listed(config, store, options.user))
+    if options.json:
+        end_with_the_pipe()
+        for tool in tools:
+            print(json.dumps(tool, ensure_ascii=False))
+        return
+    rows = [(tool["id"], tool["server"], tool["name"], _first_line(tool["description"])) for tool in tools]
+    print_table(("id", "server", "tool", "description"), rows)
+
+
+async def _listed(config: "Config", store: "Store", user: str | None) -> list[dict[str, Any]]:
+    async with _toolbox(config, store, user) as box:
+        return [msgspec.to_builtins(tool) for tool in box.catalog.tools]
+
+
+def _first_line(description: str) -> str:
+    line = description.strip().partition("\n")[0]
+    return line if len(line) <= SHOWN_CHARS else f"{line[: SHOWN_CHARS - 1]}…"
+
+
+def _call(options: argparse.Namespace) -> int:
+    text = sys.stdin.read() if options.arguments == "-" else options.arguments
+    try:
+        arguments = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as exc:
+        raise BadRequest(f"arguments: found no JSON object ({exc}), expected one such as {{}}") from exc
+    with opened(options) as (config, store, _vault):
+        return asyncio.run(_called(config, store, options, arguments))
+
+
+async def _called(config: "Config", store: "Store", options: argparse.Namespace, arguments: Mapping[str, Any]) -> int:
+    async with _toolbox(config, store, options.user) as box:
+        tool = box.catalog.find(options.tool)
+        if tool is None:
+            raise NotFound(f"no tool {options.tool!r}; `bridgecore tools list` shows those there are")
+        result = await box.call(tool, arguments)
+    for block in result.content:
+        print(block["text"] if block["type"] == "text" else json.dumps(block, ensure_ascii=False))
+    if result.structured is not None and not result.content:
+        print(json.dumps(result.structured, ensure_ascii=False))
+    return 1 if result.is_error else 0
+
+
+@asynccontextmanager
+async def _toolbox(config: "Config", store: "Store", user: str | None) -> "AsyncGenerator[Toolbox]":
+    """Yield what a user would have; servers that fail are named in the log."""
+    from bridgeserver.generation import Generation
+    from bridgeserver.store.reader import Reader
+    from bridgeserver.tools.connector import Connector
+    from bridgeserver.usertokens import UserTokens
+
+    caller = _caller(store, user)
+    generation = Generation(1, {}, mcp_servers=config.mcp_servers, tools=config.tools)
+    with closing(Reader(store.path)) as reader, ThreadPoolExecutor(1) as executor:
+        tokens = UserTokens(reader, executor, config.store, store.path)
+        box = await Connector(tokens).connect(caller, generation)
+        if box is None:
+            there = ", ".join(server.name for server in config.mcp_servers)
+            raise NotFound(f"no MCP server is there for this user; the configuration has: {there or 'none'}")
+        try:
+            yield box
+        finally:
+            await box.close()
+
+
+def _caller(store: "Store", user: str | None) -> "Caller":
+    from bridgeserver.identity import Caller
+
+    if user is None:
+        return Caller("", "", "", is_admin=False)
+    for found in store.list_users():
+        if found.name == user:
+            return Caller(found.id, found.name, "", is_admin=False)
+    raise NotFound(f"no user named {user!r}; `bridgecore users list` shows those there are")
 
 
 def _login(options: argparse.Namespace) -> None:

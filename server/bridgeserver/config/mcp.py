@@ -1,6 +1,7 @@
 """What is wrong with an MCP server as a whole."""
 
 from collections.abc import Collection, Iterator
+from importlib.util import find_spec
 
 import msgspec
 
@@ -17,6 +18,8 @@ def mistakes(table: Table, values: Values, names: Collection[str]) -> Iterator[W
     for field in msgspec.structs.fields(McpServerConfig):
         if field.required and field.name not in table.members:
             yield field.name, "nothing", option_of(field.type).expected
+    if values.get("enabled") is not False and find_spec("mcp") is None:
+        yield "name", "no package mcp", "`pip install 'bridgecore[mcp]'`"
     if values.get("name") in names:
         yield "name", f'"{values["name"]}" a second time', "a name of its own for each server"
     headers = [name.lower() for name in values.get("headers", ())]
