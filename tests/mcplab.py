@@ -1,4 +1,4 @@
-"""MCP servers in processes of their own, and sessions with them."""
+"""MCP servers in processes of their own, sessions with them, and gateways that have their tools."""
 
 import asyncio
 import http.client
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import gateway as gateways
+import samples
 from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.secret import Secret
 from bridgeserver.tools.session import ServerSession
+from gateway import Gateway
 
 SCRIPT = Path(__file__).with_name("mcpserver.py")
 
@@ -47,6 +50,11 @@ class McpServer:
             self._process.communicate()
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def ask(self, path: str, body: str | None = None) -> Any:
         """Return what one of the server's own pages says."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=PATIENCE_S)
@@ -78,6 +86,27 @@ class McpServer:
 
     def __exit__(self, *_exc_info: object) -> None:
         self.stop()
+
+
+@contextmanager
+def serving(folder: Path, upstream: str, server: McpServer, more: str = "") -> Generator[Gateway]:
+    """Run a gateway with the server's tools."""
+    tools = f"""
+[[mcp_servers]]
+name = "lab"
+url = "{server.url}"
+headers = {{ X-Team = "blue" }}
+{more}
+"""
+    gateways.write_config(folder, upstream, more=tools)
+    with gateways.running(folder) as gateway:
+        yield gateway
+
+
+def recorded(gateway: Gateway, table: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what one record has in another table, in its order."""
+    rows = samples.tables(gateway.folder / "bridgecore.db", [table])[table]
+    return sorted((row for row in rows if row["interception_id"] == record["id"]), key=lambda row: row["seq"])
 
 
 class Held:

@@ -7,19 +7,15 @@ word. The client sees two clean answers, as if there were no tools but its own.
 
 import json
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import anthropic
 import openai
 import pytest
 
-import gateway as gateways
-import samples
 from bridgeserver.fakeprovider import FakeProvider, Script, ToolCall
 from gateway import Gateway, eventually
-from mcplab import McpServer
+from mcplab import McpServer, recorded, serving
 
 SUM, AGAIN, OWN = "bmcp_lab_add", "bmcp_lab_whoami", "look_up"
 
@@ -52,21 +48,6 @@ def mcp_server() -> Generator[McpServer]:
     """The company's server."""
     with McpServer() as server:
         yield server
-
-
-@contextmanager
-def serving(folder: Path, upstream: str, server: McpServer, more: str = "") -> Generator[Gateway]:
-    """Run a gateway with the server's tools."""
-    tools = f"""
-[[mcp_servers]]
-name = "lab"
-url = "{server.url}"
-headers = {{ X-Team = "blue" }}
-{more}
-"""
-    gateways.write_config(folder, upstream, more=tools)
-    with gateways.running(folder) as gateway:
-        yield gateway
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +181,3 @@ def ended(gateway: Gateway, before: int, count: int) -> list[dict[str, Any]] | N
     """Return the records that follow the first ones, once there are so many and they have ended."""
     records = gateway.records()[before:]
     return records if len(records) == count and all(record["status"] != "open" for record in records) else None
-
-
-def recorded(gateway: Gateway, table: str, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what one record has in another table, in its order."""
-    rows = samples.tables(gateway.folder / "bridgecore.db", [table])[table]
-    return sorted((row for row in rows if row["interception_id"] == record["id"]), key=lambda row: row["seq"])

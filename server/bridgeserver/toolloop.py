@@ -127,7 +127,8 @@ class ToolLoop:
         result = None
         if self._tools.config.record_results and outcome.result is not None:
             result = msgspec.json.encode(outcome.result).decode()
-        self._recorder.injected_tool(call, response_id, outcome.error, duration_us, result)
+        error = outcome.error or ("the tool said that it failed" if outcome.is_error else None)
+        self._recorder.injected_tool(call, response_id, error, duration_us, result)
         if duration_us is not None:
             self._counters.add("injected_tool_invocations", *self._labels, call.tool.server_url, call.tool.name)
 
