@@ -245,10 +245,17 @@ def test_a_clients_own_signature_fields_do_not_travel(gateway: Gateway, fake: Fa
     assert "forged" not in str(fake.asked[0].headers)
 
 
-def test_an_encoded_body_cannot_be_translated(gateway: Gateway, fake: FakeBedrock) -> None:
-    """415 says so, and nothing is sent."""
+def test_an_encoded_body_is_translated_without_its_encoding(gateway: Gateway, fake: FakeBedrock) -> None:
+    """What is inside is what AWS gets, signed; an encoding that the gateway does not know is 415, and nothing sent."""
     packed = gzip.compress(json.dumps(MESSAGE).encode())
-    answer = gateway.ask("/bedrock/v1/messages", packed, headers={"content-encoding": "gzip"})
+    assert gateway.ask("/bedrock/v1/messages", MESSAGE).status == 200
+    assert gateway.ask("/bedrock/v1/messages", packed, headers={"content-encoding": "gzip"}).status == 200
+    plain, unpacked = fake.asked
+    assert json.loads(unpacked.body) == json.loads(plain.body)
+    assert "content-encoding" not in unpacked.headers
+    assert is_signed(unpacked, "bedrock", "/model/danthropic/invoke")
+    fake.asked.clear()
+    answer = gateway.ask("/bedrock/v1/messages", packed, headers={"content-encoding": "compress"})
     assert (answer.status, fake.asked) == (415, [])
 
 
