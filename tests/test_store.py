@@ -19,9 +19,9 @@ from sqlalchemy.schema import CreateTable
 import samples
 from bridgeserver.errors import StoreError
 from bridgeserver.store import Store, open_store, upgrades
-from bridgeserver.store.database import open_engine
 from bridgeserver.store.migrations import HEAD
 from bridgeserver.store.schema import Timestamp, metadata
+from bridgeserver.store.sqlite import open_engine
 from bridgeserver.store.upgrades import MIGRATIONS
 
 POSTGRESQL, SQLITE = (URL.create(name).get_dialect()() for name in ("postgresql", "sqlite"))
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatc
     def refuse(*_arguments: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("bridgeserver.store.database.os.open", refuse)
+    monkeypatch.setattr("bridgeserver.store.sqlite.os.open", refuse)
     with pytest.raises(StoreError, match=r"Permission denied.*can write"):
         open_store(f"sqlite:///{tmp_path}/a.db")
 
@@ -114,7 +114,7 @@ def test_a_path_may_have_odd_characters(tmp_path: Path) -> None:
     path = tmp_path / "50% of #1 ü.db"
     store = open_store(f"sqlite:///{path}")
     store.upgrade()
-    assert upgrades.is_current(path)
+    assert store._database.is_current()
     store.close()
 
 
@@ -123,7 +123,7 @@ def test_migrations_and_tables_agree(store: Store) -> None:
     store.upgrade()
     with transaction(store.path) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    assert upgrades.is_current(store.path)
+    assert store._database.is_current()
 
 
 def test_partial_indexes_agree(store: Store, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_durable_stores_sync(
         asked.append(level)
         return open_engine(path, level)
 
-    monkeypatch.setattr("bridgeserver.store.database.open_engine", opened)
+    monkeypatch.setattr("bridgeserver.store.sqlite.open_engine", opened)
     open_store(f"sqlite:///{tmp_path}/a.db", is_durable=is_durable).close()
     assert asked == [synchronous]
 

@@ -64,7 +64,8 @@ def test_ends_stand_in_the_order_of_fields() -> None:
     *fields, last = InterceptionEnd.__struct_fields__[1:]
     assert last == "credential_hint", "which replaces that of the beginning"
     fields.append("end_batch")
-    assert columns[-len(fields) :] == fields
+    first = columns.index(fields[0])
+    assert columns[first : first + len(fields)] == fields
 
 
 def test_every_field_is_stored(store: Store) -> None:

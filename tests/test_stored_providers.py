@@ -19,7 +19,7 @@ from bridgeserver.records import TokenUsage, ToolUse
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import Store, open_store
-from bridgeserver.store.database import open_engine
+from bridgeserver.store.sqlite import open_engine
 from bridgeserver.store.stored import (
     GivenSettings,
     KeyChange,
@@ -355,7 +355,10 @@ def test_a_database_of_the_first_revision_keeps_its_data(tmp_path: Path) -> None
     query(store, "INSERT INTO tool_usages VALUES ('i0001', 3, 'r', 'c', 'f', NULL, '{}', 0, 0, NULL, 1000000)")
     names = [name for name in samples.TABLES if name != "continued_responses"]
     before = samples.tables(path, names)
-    before["token_usages"][0] |= {"stop_reason": "", "service_tier": ""}
+    for row in before["interceptions"]:
+        row |= {"thread_parent_id": None, "thread_root_id": None, "session_key": row["session_id"] or row["id"]}
+    prices = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cost_micros")
+    before["token_usages"][0] |= {"stop_reason": "", "service_tier": ""} | dict.fromkeys(prices)
     before["tool_usages"][0] |= {"duration_us": None, "result": None}
     users, keys, audit = store.list_users(), store.list_keys(), query(store, "SELECT * FROM audit")
     store.upgrade()

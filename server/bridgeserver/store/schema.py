@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Dialect,
     ForeignKey,
     Index,
@@ -121,9 +122,20 @@ interceptions = Table(
     # The number of the transaction that stored the end. An end is stored some time after `ended_at`, so
     # whoever follows the ends cannot go by the clock; this number grows in the order of commits.
     Column("end_batch", BigInteger),
+    # The interception whose tool call this one answers, and the first of that chain; none where it begins one.
+    Column("thread_parent_id", Text),
+    Column("thread_root_id", Text),
+    Column("session_key", Text, Computed("coalesce(session_id, thread_root_id, id)")),
 )
 Index("ix_interceptions_started", interceptions.c.started_at, interceptions.c.id)
 Index("ix_interceptions_user", interceptions.c.user_id, interceptions.c.started_at, interceptions.c.id)
+Index(
+    "ix_interceptions_session_key",
+    interceptions.c.user_id,
+    interceptions.c.session_key,
+    interceptions.c.started_at,
+    interceptions.c.id,
+)
 
 
 def _index_where(name: str, *columns: str, is_null: str | None = None, is_set: str | None = None) -> None:
@@ -138,6 +150,7 @@ def _index_where(name: str, *columns: str, is_null: str | None = None, is_set: s
 
 
 _index_where("session", "session_id", is_set="session_id")
+_index_where("thread", "thread_root_id", is_set="thread_root_id")
 _index_where("correlating_tool_call", "correlating_tool_call_id", is_set="correlating_tool_call_id")
 _index_where("open", "worker", is_null="ended_at")
 _index_where("ended", "end_batch", "ended_at", "id", is_set="end_batch")
@@ -174,6 +187,13 @@ token_usages = _child(
     later=(
         Column("stop_reason", Text, nullable=False, server_default=""),
         Column("service_tier", Text, nullable=False, server_default=""),
+        # In micro-dollars for a million tokens as they were when the row was stored, and what that makes; none of them
+        # for a model without a price.
+        Column("input_price", BigInteger),
+        Column("output_price", BigInteger),
+        Column("cache_read_price", BigInteger),
+        Column("cache_write_price", BigInteger),
+        Column("cost_micros", BigInteger),
     ),
 )
 
@@ -195,6 +215,35 @@ model_thoughts = _child(
     Column("source", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("truncated", Boolean, nullable=False),
+)
+
+# One row a session, so that a page of them is found without looking at all interceptions. Another user's session of the
+# same id is another one: clients choose these ids.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # interceptions.session_key
+    Column("started_at", Timestamp, nullable=False),
+    Column("prompted_at", Timestamp),  # when its last prompt came
+    Column("active_at", Timestamp, nullable=False),  # that, or else started_at
+)
+Index("ix_sessions_active", sessions.c.active_at, sessions.c.user_id, sessions.c.id)
+Index("ix_sessions_user_active", sessions.c.user_id, sessions.c.active_at, sessions.c.id)
+
+# Which gateway ships the journal of a worker, and when that gateway was last heard of: several may share a database.
+journals = Table(
+    "journals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seen_at", Timestamp, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("journal_id", Text, ForeignKey("journals.id"), nullable=False, index=True),
 )
 
 provider_objects = Table(

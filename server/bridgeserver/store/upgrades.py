@@ -1,30 +1,13 @@
 """Bringing a database to the schema of this version."""
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection
 
-from bridgeserver.errors import StoreError, StoreUnavailable
+from bridgeserver.errors import StoreError
 from bridgeserver.store.migrations import HEAD
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-
-
-def is_current(path: Path) -> bool:
-    """Whether the database has the schema of this version; raises StoreError if it is not a database.
-
-    It asks SQLite directly, so that a start with nothing to do need not import Alembic.
-    """
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if table else []
-    except sqlite3.Error as exc:
-        kind = StoreUnavailable if isinstance(exc, sqlite3.OperationalError) else StoreError
-        raise kind(f"the database {path} cannot be read: {exc}") from exc
-    return revisions == [(HEAD,)]
 
 
 def upgrade(connection: Connection) -> None:

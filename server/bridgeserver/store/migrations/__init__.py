@@ -1,4 +1,4 @@
 """The history of the schema, one file a step below `versions`; Alembic runs them."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision."""
