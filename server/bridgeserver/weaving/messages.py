@@ -308,7 +308,7 @@ def _one_call(body: bytes, span: Span) -> list[Edit]:
     choice = lenient.read(body[slice(*span)])
     if choice is None or (isinstance(choice, dict) and not lenient.mapping(choice).get("type")):
         return [Edit(*span, encode({**lenient.mapping(choice), "type": "auto", "disable_parallel_tool_use": True}))]
-    if lenient.mapping(choice).get("type") not in {"auto", "any", "tool"}:
+    if lenient.text(lenient.mapping(choice).get("type")) not in {"auto", "any", "tool"}:
         return []
     flag = find_member(body, "disable_parallel_tool_use", span[0])
     if flag is None:
