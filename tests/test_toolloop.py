@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from bridgeserver.toolloop import Memories
+from bridgeserver.weaving import Memory
 from gatelab import PROVIDERS, GateLab, Got, Kept, MakeLab, Play, answer, stream
 from toollab import CHAT, MESSAGES, RESPONSES, SCRIPTS, URL, Box, Json, Script, bridge_of, event, events_of, give, text
 from tracelab import Tracer
@@ -391,6 +393,17 @@ def test_what_is_remembered_of_mixed_turns_is_the_callers_own_and_bounded(lab: G
     memories = bridge_of(lab).memories.by_call
     assert list(memories) == [f"c{number}" for number in range(8, 40)]
     assert bridge_of(lab, "bob").memories.by_call == {}
+
+
+def test_ids_that_come_again_take_the_place_of_their_first() -> None:
+    """Some providers count the calls of each answer from 0: such a memory is kept once, and counted once."""
+    memories = Memories()
+    for size in (3 << 20, 1, 3 << 20, 1):
+        memories.add(Memory("call_0", (), (), (b"x" * size,)))
+    memories.add(Memory("other", (), (), (b"x" * (3 << 20),)))
+    assert list(memories.by_call) == ["call_0", "other"]
+    memories.add(Memory("call_0", (), (), (b"y",)))
+    assert list(memories.by_call) == ["other", "call_0"]
 
 
 @MODES

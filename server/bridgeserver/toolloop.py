@@ -42,8 +42,9 @@ class Memories:
         self._bytes = 0
 
     def add(self, memory: Memory) -> None:
-        """Keep one more."""
-        self._bytes += memory.size
+        """Keep one more; there are providers whose ids of calls come again, and of these the last counts."""
+        known = self.by_call.pop(memory.anchor, None)
+        self._bytes += memory.size - (0 if known is None else known.size)
         self.by_call[memory.anchor] = memory
         while len(self.by_call) > MEMORIES or (self._bytes > MEMORY_BYTES and len(self.by_call) > 1):
             self._bytes -= self.by_call.pop(next(iter(self.by_call))).size
