@@ -185,7 +185,10 @@ def listed(name: str, schema: Json | None = None) -> Json:
     )
 
 
+LOOSE: Json = {"type": "object", "anyOf": [{"properties": {"a": {"type": "array"}}}, {"required": ["b"]}]}
+
 LISTS = {
+    "loose": [listed("loose", LOOSE), listed("bare", {"type": "object"})],
     "many": [listed(f"tool_{number:04d}") for number in range(2000)],
     "heavy": [listed("light"), listed("heavy", {"type": "object", "description": "x" * MEGABYTE})],
 }

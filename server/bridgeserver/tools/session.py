@@ -28,6 +28,7 @@ from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.errors import ToolError
 from bridgeserver.secret import Secret
 from bridgeserver.tools.names import Filter
+from bridgeserver.tools.schemas import accepted
 from bridgeserver.tools.tool import ToolResult
 from bridgeserver.tools.transport import DELETE_S, LOST, BoundedTransport
 from bridgeserver.tracing import span
@@ -302,7 +303,7 @@ class ServerSession:
                 for tool in page.tools:
                     if not self._filter.takes(tool.name):
                         continue
-                    listed = Listed(tool.name, tool.description or "", _schema(tool.input_schema))
+                    listed = Listed(tool.name, tool.description or "", accepted(tool.input_schema))
                     if _size(listed) > TOOL_BYTES:
                         left_out.append(tool.name[:NAME_CHARS])
                     else:
@@ -352,11 +353,6 @@ def _beside(work: Coroutine[Any, Any, None], ended: asyncio.Event) -> Generator[
         yield
     finally:
         task.cancel()
-
-
-def _schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema that says what providers want to be said."""
-    return schema if schema.get("type") == "object" else {**schema, "type": "object"}
 
 
 def _size(tool: Listed) -> int:
