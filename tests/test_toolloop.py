@@ -452,6 +452,22 @@ def test_a_later_turn_that_is_refused_is_the_answer_where_nothing_was_sent(lab: 
 
 
 @MODES
+@PROTOCOLS
+def test_a_later_turn_of_the_other_kind_is_refused(lab: GateLab, script: Script, streaming: bool) -> None:
+    """A document cannot go on in a stream, nor a stream in a document: the client is told, and gets no mixture."""
+    give(lab, Box())
+    first = script.turn("t1", [script.say("a"), script.call("c1", LIST, "{}")], (1, 2), streaming=streaming)
+    second = script.turn("t2", [script.say("bee")], (3, 4), streaming=not streaming)
+    got = asked(lab, script, first, second, streaming=streaming)
+    assert (got.status, got.is_whole) == ((200, False) if streaming else (502, True))
+    assert b"the provider went on with a " in got.body
+    assert b"bee" not in got.body
+    kept = lab.kept()
+    assert kept.outcome == ("failed", got.status, "upstream_broken")
+    assert kept.counts == [(1, 2, 0, 0)]
+
+
+@MODES
 @pytest.mark.parametrize("script", [CHAT, RESPONSES], ids=["chat", "responses"])
 def test_arguments_that_are_no_object_are_told_to_the_model(lab: GateLab, script: Script, streaming: bool) -> None:
     """Nothing is called with them; the input of a call in Messages is an object in any case."""

@@ -253,7 +253,11 @@ class Interception:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise BadResponse("the provider's answer is encoded, although that was not asked for; tools end with it")
         means = self._means
-        if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        if not weaver.is_first_turn and is_stream != bool(reply.status):
+            began, now = ("a document", "a stream") if is_stream else ("a stream", "a document")
+            raise BadResponse(f"the provider went on with {now} where its answer had begun as {began}")
+        if is_stream:
             stream = self._account = WovenStream(self._protocol.tap(), head.status, means.accounting, weaver)
             lines = answer_lines(fields, drop_length=True) + ID_LINE % self.id.encode()
             watch = self._watch(stream, translation, recorder, reply)

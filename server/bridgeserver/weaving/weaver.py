@@ -95,6 +95,11 @@ class Weaver(ABC):
         """What is kept of the turn, roughly."""
         return 0
 
+    @property
+    def is_first_turn(self) -> bool:
+        """Whether the answer that was begun last is the first."""
+        return self._turns == 1
+
     def find(self, name: str) -> Tool | None:
         """Return the gateway's tool that the model calls by that name."""
         return self._catalog.find(name)
