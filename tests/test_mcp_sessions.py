@@ -244,6 +244,22 @@ def test_what_the_server_was_shown_is_in_no_error(server: McpServer) -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("Bearer arguments", "the [redacted] are no good"), ("the arguments", "[redacted] are no good"), ("e", None)],
+)
+def test_a_header_of_the_configuration_is_in_no_error(server: McpServer, value: str, said: str | None) -> None:
+    """Nor is what follows the name of a scheme; a letter is no secret."""
+
+    async def test() -> None:
+        async with session_with(server.config(headers={"Authorization": Secret(value)})) as held:
+            with server.mode("call:error"), pytest.raises(ToolError) as caught:
+                await held.session.call("add", {"a": 1, "b": 2})
+            assert str(caught.value) == (said or "the arguments are no good")
+
+    run(test())
+
+
 def test_a_call_that_is_cancelled_is_cancelled_at_the_server(server: McpServer) -> None:
     """So is one that takes too long."""
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
@@ -69,6 +69,9 @@ ENVELOPE_BYTES = 64 << 10
 
 MESSAGE_CHARS = 500
 
+SECRET_CHARS = 4
+"""The shortest value of a header that is kept out of texts; a shorter one is no secret, and part of many words."""
+
 
 class Listed(NamedTuple):
     """A tool as its server describes it."""
@@ -99,7 +102,7 @@ class ServerSession:
         self._headers = {name: value.reveal() for name, value in server.headers.items()}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token.reveal()}"
-        self._secrets = [*self._headers.values(), *([] if token is None else [token.reveal()])]
+        self._secrets = _secrets(self._headers.values())
         self._config = config
         self._context = context
         self._on_change = on_change
@@ -353,6 +356,12 @@ def _beside(work: Coroutine[Any, Any, None], ended: asyncio.Event) -> Generator[
         yield
     finally:
         task.cancel()
+
+
+def _secrets(values: Iterable[str]) -> list[str]:
+    """Return what has to be kept out of texts: the values of headers, also without the name of their scheme."""
+    parts = {part for value in values for part in (value, value.partition(" ")[2])}
+    return sorted((part for part in parts if len(part) >= SECRET_CHARS), key=len, reverse=True)
 
 
 def _size(tool: Listed) -> int:
