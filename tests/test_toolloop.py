@@ -257,6 +257,31 @@ def test_two_turns_with_calls_and_one_of_the_client(lab: GateLab, script: Script
     assert counters["\x1f".join([f"non_injected_tool_selections.{name}", model, "Read"])] == 1
 
 
+def test_usage_of_all_turns_is_in_the_last_event(lab: GateLab) -> None:
+    """Also what a turn told in the end that was held back, and what it told at its beginning."""
+    give(lab, Box())
+    turns: list[Play] = []
+    for turn, (name, delta) in enumerate([(LIST, {"server_tool_use": {"web_search_requests": 2}}), ("Read", {})]):
+        usage = {"input_tokens": 10, "output_tokens": 1, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 7}
+        block = {"type": "tool_use", "id": f"c{turn}", "name": name, "input": {}}
+        told = {"output_tokens": 20, **delta}
+        events: list[Json] = [
+            {"type": "message_start", "message": {"id": f"t{turn}", "content": [], "usage": usage}},
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": told},
+            {"type": "message_stop"},
+        ]
+        turns.append(stream(*(event(each, each["type"]) for each in events)))
+    assert final_usage(asked(lab, MESSAGES, *turns, streaming=True)) == {
+        "input_tokens": 20,
+        "output_tokens": 40,
+        "cache_creation_input_tokens": 10,
+        "cache_read_input_tokens": 14,
+        "server_tool_use": {"web_search_requests": 2},
+    }
+
+
 @PROTOCOLS
 def test_a_streams_numbers_are_unique_and_rise(lab: GateLab, script: Script) -> None:
     """One beginning, one end, and no block, item or event number twice."""

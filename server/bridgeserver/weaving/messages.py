@@ -27,8 +27,8 @@ from bridgeserver.weaving.edits import (
 from bridgeserver.weaving.weaver import Call, Memories, Memory, NotWoven, Outcome, Weaver, frame, memories_in, split
 
 _ONE_CALL = b'"disable_parallel_tool_use":true'
-_INPUT_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-"""What a stream tells at its beginning, when nobody knows of the turns to come; its end tells their sums."""
+_EARLY = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "server_tool_use")
+"""What a stream tells at its beginning, or in a turn that is not the last; its end tells their sums."""
 
 _GROWING = {
     "text_delta": "text",
@@ -163,7 +163,7 @@ class MessagesWeaver(Weaver):
         self._own = {**self._own, **{name: value for name, value in usage.items() if value is not None}}
         if self._turns > 1 and usage:
             total = self._total()
-            names = dict.fromkeys([*usage, *(name for name in _INPUT_COUNTS if name in total)])
+            names = dict.fromkeys([*usage, *(name for name in _EARLY if name in total)])
             raw = frame(event, replaced(event.data, "usage", encode({name: total.get(name) for name in names})))
         return self._kept_back(raw)
 
