@@ -121,6 +121,16 @@ def test_tools_that_are_no_array_are_left_to_the_provider(name: str, tools: Any)
 
 
 ONE_CALL = "disable_parallel_tool_use"
+
+
+@pytest.mark.parametrize("messages", [b"[]", b"[ \n]", b"null", b'"hello"'])
+@pytest.mark.parametrize("name", ["messages", "chat"])
+def test_without_messages_there_is_nothing_to_go_on_with(name: str, messages: bytes) -> None:
+    """Such a request is the provider's to refuse."""
+    with pytest.raises(NotWoven, match="no array with messages"):
+        woven(name, b'{"messages":%b}' % messages)
+
+
 MEMBERS = ["messages", "input", "tools", "tool_choice", "parallel_tool_calls", "n", "type", "content", ONE_CALL]
 WORDS = ["auto", "any", "tool", "none", "user", "tools", '"tools":[', "]}", "\\"]
 
@@ -162,7 +172,7 @@ def has_a_place(name: str, asked: Json) -> bool:
         return isinstance(asked["input"], list | str)
     count = asked.get("n")
     is_one = count is None or (type(count) is int and count == 1)
-    return isinstance(asked["messages"], list) and (name == "messages" or is_one)
+    return isinstance(asked["messages"], list) and bool(asked["messages"]) and (name == "messages" or is_one)
 
 
 def expected(name: str, asked: Json) -> Json:

@@ -17,6 +17,7 @@ from bridgeserver.weaving.edits import (
     encode,
     inserted,
     is_array,
+    is_empty_array,
     prepended,
     renumbered,
     replaced,
@@ -282,8 +283,8 @@ class _Injected(NamedTuple):
 def _inject(body: bytes, definitions: bytes) -> _Injected:
     """Put the tools before the client's, so that its cache breakpoints stay, and ask for one call at a time."""
     tools, choice, messages = find_each(body, ("tools", "tool_choice", "messages"))
-    if messages is None or not is_array(body, messages):
-        raise NotWoven("the request has no array of messages")
+    if messages is None or not is_array(body, messages) or is_empty_array(body, messages):
+        raise NotWoven("the request has no array with messages")
     edits: list[Edit] = []
     members: list[bytes] = []
     if tools is None:
