@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bridgeserver.records import InterceptionEnd
 from bridgeserver.toolloop import Memories
 from bridgeserver.weaving import Memory
 from gatelab import PROVIDERS, GateLab, Got, Kept, MakeLab, Play, answer, stream
@@ -460,6 +461,29 @@ def test_a_later_turn_that_is_refused_ends_the_stream_with_its_reason(lab: GateL
     assert b"the provider refused to go on (400): too long" in got.body
     assert lab.kept().outcome == ("failed", 200, "bad_request")
     assert lab.worker.budget.used == 0
+
+
+@MODES
+def test_a_circuit_that_opens_while_a_tool_runs_ends_the_conversation(make_lab: MakeLab, streaming: bool) -> None:
+    """The next turn is not sent, and the client is told why."""
+    lab = make_lab(PROVIDERS.replace('type = "anthropic"', 'type = "anthropic"\nbreaker_failures = 1'))
+    box = give(lab, Box())
+    box.gate.clear()
+    lab.provider.push(
+        MESSAGES.turn("t1", [MESSAGES.call("c1", LIST, "{}")], (1, 2), streaming=streaming),
+        answer(b"{}", status="529 Overloaded"),
+    )
+    visit = lab.begin(MESSAGES.path, {**MESSAGES.request, "stream": streaming})
+    lab.settle()
+    assert lab.ask(MESSAGES.path, MESSAGES.request).status == 529
+    lab.records()
+    box.gate.set()
+    got = visit.finish()
+    assert (got.status, got.is_whole) == ((200, False) if streaming else (503, True))
+    assert b"circuit breaker is open" in got.body
+    (end,) = [record for record in lab.records() if isinstance(record, InterceptionEnd)]
+    assert (end.status, end.error_type, end.attempts) == ("failed", "overloaded", 1)
+    assert len(lab.provider.requests) == 2
 
 
 @PROTOCOLS

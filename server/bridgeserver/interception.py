@@ -240,8 +240,9 @@ class Interception:
                     recorder.turn(account.tap.usage, account.tap)
                 self._account = None
                 body = self._grown_by(weaver, outcomes)
+                turn = self._enter_circuit()
                 again = exchange.again(self._target.request_head(self._request, body), body)
-                connection = await self._answer(self._enter_circuit(), again, exchange, body, guard)
+                connection = await self._answer(turn, again, exchange, body, guard)
 
     async def _take_turn(
         self, weaver: Weaver, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard
