@@ -591,6 +591,31 @@ def test_a_tool_that_takes_long_keeps_the_stream_alive(lab: GateLab, script: Scr
     assert (said(got), got.is_whole, got.body.count(ping)) == ("hmok", True, 2)
 
 
+@pytest.mark.parametrize("script", [MESSAGES, RESPONSES], ids=["messages", "responses"])
+def test_what_is_hidden_and_takes_long_keeps_the_stream_alive(lab: GateLab, script: Script) -> None:
+    """The arguments of our call, or reasoning that may lead to one: a ping comes for them, and not for each."""
+    give(lab, Box())
+    if script is MESSAGES:
+        block = MESSAGES.call("c1", LIST, "{}")
+        begin: Json = {"type": "content_block_start", "index": 0, "content_block": block}
+        delta: Json = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta"}}
+    else:
+        item = {"id": "r", "type": "reasoning", "summary": []}
+        begin = {"type": "response.output_item.added", "output_index": 0, "item": item}
+        delta = {"type": "response.reasoning_summary_text.delta", "output_index": 0, "item_id": "r", "delta": "hm"}
+    lab.provider.push(stream(event(begin, begin["type"]), end="silence"))
+    visit = lab.begin(script.path, {**script.request, "stream": True})
+    for _ in range(6):
+        lab.pass_time(2)
+        lab.provider.lines[-1].play(event(delta, delta["type"]))
+        lab.settle()
+    ping = b"event: ping\n" if script is MESSAGES else b": a tool is running\n"
+    assert visit.client.wire.sent.count(ping) == 3
+    assert b"delta" not in visit.client.wire.sent
+    visit.leave()
+    assert lab.worker.means.accounting.used == 0
+
+
 @MODES
 def test_reasoning_that_led_to_our_call_is_hidden_with_it(lab: GateLab, streaming: bool) -> None:
     """The provider refuses reasoning without the item that it led to; what leads to the answer is shown."""

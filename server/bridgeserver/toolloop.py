@@ -24,7 +24,7 @@ from bridgeserver.weaving import Call, Memory, Outcome, Weaver
 log = structlog.get_logger("bridgecore")
 
 PING_S = 3.0
-"""How long a stream is silent at most while the gateway itself is at work."""
+"""How long a stream is silent at most while the gateway is at work, or the model on what its client does not get."""
 
 EVENT_BYTES = 32 << 20
 """The largest event: the last one of a Responses stream brings all images again that it has made."""
@@ -145,6 +145,8 @@ class WovenStream(Account):
         self._weaver = weaver
         self._scanner = Scanner(EVENT_BYTES)
         self._held = bytearray()
+        self._time = asyncio.get_running_loop().time
+        self._told_at = self._time()
 
     @property
     def is_between_events(self) -> bool:
@@ -169,6 +171,11 @@ class WovenStream(Account):
             raise BadResponse(f"the provider sent an event of more than {EVENT_BYTES} bytes")
         if not self._count_held(2 * len(held) + self._weaver.held_bytes):
             raise Overloaded("the gateway is at capacity: answers fill the memory that it has for them")
+        now = self._time()
+        if not relayed and now - self._told_at >= PING_S:
+            relayed += self._weaver.ping
+        if relayed:
+            self._told_at = now
         return bytes(relayed), findings
 
     def _finish(self) -> tuple[bytes, list[Finding]]:
