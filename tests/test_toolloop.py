@@ -641,15 +641,23 @@ def test_reasoning_that_led_to_our_call_is_hidden_with_it(lab: GateLab, streamin
         assert [item["type"] for item in events[-1]["response"]["output"]] == ["reasoning", "message"]
 
 
-def test_what_is_not_stored_goes_back_without_its_ids(lab: GateLab) -> None:
-    """An id that the provider does not keep would not be found; reasoning goes back only as encrypted text."""
+@MODES
+@pytest.mark.parametrize("who", ["client", "provider"])
+def test_what_is_not_stored_goes_back_without_its_ids(lab: GateLab, who: str, streaming: bool) -> None:
+    """An id that the provider does not keep would not be found; reasoning goes back only as encrypted text.
+
+    The client says that nothing is to be kept, or the provider that nothing is.
+    """
     give(lab, Box())
     plain: Json = {"type": "reasoning", "summary": []}
     items = [plain, {**plain, "encrypted_content": "xyz"}, RESPONSES.call("c1", LIST, "{}")]
-    play = RESPONSES.turn("t1", items, (1, 2), streaming=False)
-    body = json.loads(play.pieces[1]) | {"store": False}
-    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=False)
-    asked(lab, RESPONSES, answer(json.dumps(body).encode()), last, streaming=False, store=False)
+    play = RESPONSES.turn("t1", items, (1, 2), streaming=streaming)
+    if who == "provider":
+        told = [piece.replace(b'"error": null', b'"store":false') for piece in play.pieces]  # just as long
+        play = Play(tuple(told), play.end)
+    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=streaming)
+    store = {"store": False} if who == "client" else {}
+    asked(lab, RESPONSES, play, last, streaming=streaming, **store)
     _user, thought, call, _output = conversation(lab, 1)
     assert (thought["encrypted_content"], "id" in thought, "id" in call) == ("xyz", False, False)
 

@@ -65,13 +65,13 @@ class ResponsesWeaver(Weaver):
         super().__init__(injected.body, injected.input[1] - 1, catalog)
         self._input: Span | None = injected.input
         self._is_conversation = injected.is_conversation
+        self._is_stored = self._may_be_stored = injected.may_be_stored
         self._items: dict[int, _Item] = {}
         self._held: list[tuple[Event, bytes, dict[str, Any]]] = []
         self._before: list[bytes] = []
         self._shown = 0
         self._sequence = -1
         self._is_changed = False
-        self._is_stored = True
         self._own: dict[str, Any] = {}
         self._end = b""
         self._first_id = ""
@@ -236,7 +236,7 @@ class ResponsesWeaver(Weaver):
     def _take_end(self, response: dict[str, Any], output: bytes) -> None:
         """Take the response as a whole, and say what has to be called unless it was cut off."""
         self._own = lenient.mapping(response.get("usage"))
-        self._is_stored = response.get("store") is not False
+        self._is_stored = self._may_be_stored and response.get("store") is not False
         for index, element in enumerate(elements_of(output)):
             if index not in self._items:
                 item = self._items[index] = self._begun(lenient.mapping(lenient.read(element)))
@@ -363,12 +363,14 @@ class _Injected(NamedTuple):
     input: Span
     is_conversation: bool
     """Whether the provider itself keeps what was said."""
+    may_be_stored: bool
+    """Whether the client did not forbid that answers are kept."""
 
 
 def _inject(body: bytes, definitions: bytes) -> _Injected:
     """Put the tools behind the client's, and ask for one call at a time."""
-    names = ("tools", "input", "parallel_tool_calls", "conversation", "background")
-    tools, asked, parallel, conversation, background = find_each(body, names)
+    names = ("tools", "input", "parallel_tool_calls", "conversation", "background", "store")
+    tools, asked, parallel, conversation, background, store = find_each(body, names)
     if asked is None or body[asked[0] : asked[0] + 1] not in {b"[", b'"'}:
         raise NotWoven("the request has no input that could be continued")
     if background is not None and body[slice(*background)] == b"true":
@@ -391,7 +393,8 @@ def _inject(body: bytes, definitions: bytes) -> _Injected:
         edits.append(added(body, members))
     start, end = shifted(asked[0], edits), shifted(asked[1] - 1, edits) + 1
     is_conversation = conversation is not None and body[slice(*conversation)] != b"null"
-    return _Injected(splice(body, edits), (start, end), is_conversation)
+    may_be_stored = store is None or body[slice(*store)] != b"false"
+    return _Injected(splice(body, edits), (start, end), is_conversation, may_be_stored)
 
 
 def _define(tools: Sequence[Tool]) -> bytes:
