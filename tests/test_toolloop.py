@@ -662,6 +662,24 @@ def test_what_is_not_stored_goes_back_without_its_ids(lab: GateLab, who: str, st
     assert (thought["encrypted_content"], "id" in thought, "id" in call) == ("xyz", False, False)
 
 
+@MODES
+def test_reasoning_that_led_to_the_clients_call_stays_beside_it(lab: GateLab, streaming: bool) -> None:
+    """Also when a call of ours, with its own reasoning, is put back before them."""
+    give(lab, Box())
+    thought: Json = {"type": "reasoning", "summary": []}
+    ours, theirs = RESPONSES.call("c1", LIST, "{}"), RESPONSES.call("c2", "Read", "{}")
+    first = RESPONSES.turn("t1", [thought, ours, thought, theirs], (1, 2), streaming=streaming)
+    got = asked(lab, RESPONSES, first, streaming=streaming)
+    seen = (events_of(got.body)[-1]["response"] if streaming else got.json)["output"]
+    assert [item["id"] for item in seen] == ["item_t1_2", "fc_c2"]
+    user = {"role": "user", "content": "what?"}
+    output = {"type": "function_call_output", "call_id": "c2", "output": "file"}
+    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=streaming)
+    asked(lab, RESPONSES, last, streaming=streaming, input=[user, *seen, output])
+    told = [item.get("id") or item.get("call_id") for item in conversation(lab, 0)]
+    assert told == [None, "item_t1_0", "fc_c1", "item_t1_2", "fc_c2", "c1", "c2"]
+
+
 def test_a_conversation_at_the_provider_is_told_the_results_alone(lab: GateLab) -> None:
     """It holds the rest itself, and would hold it twice."""
     give(lab, Box())

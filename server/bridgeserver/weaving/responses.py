@@ -329,17 +329,31 @@ def restore(body: bytes, memories: Memories) -> bytes:
         return body
     edits: list[Edit] = []
     done: set[str] = set()
-    for item in spans_of(body, span):
+    spans = spans_of(body, span)
+    for number, item in enumerate(spans):
         for memory in memories_in(body, item, memories):
-            members = lenient.mapping(lenient.read(body[slice(*item)]))
+            members = _members(body, item)
             if members.get("call_id") != memory.anchor or memory.anchor in done:
                 continue
             done.add(memory.anchor)
             if lenient.text(members.get("type")).endswith("_output"):
                 edits += inserted(item, memory.results, ())
             else:
-                edits += inserted(item, memory.before, (*memory.after, *memory.results))
+                first = _beginning(body, spans[: number + 1])
+                edits += inserted((first, item[1]), memory.before, (*memory.after, *memory.results))
     return splice(body, edits)
+
+
+def _beginning(body: bytes, spans: Sequence[Span]) -> int:
+    """Return where the reasoning begins that led to the last of these items; nothing may come between the two."""
+    number = len(spans) - 1
+    while number and _members(body, spans[number - 1]).get("type") == "reasoning":
+        number -= 1
+    return spans[number][0]
+
+
+def _members(body: bytes, item: Span) -> dict[str, Any]:
+    return lenient.mapping(lenient.read(body[slice(*item)]))
 
 
 def continued_from(body: bytes) -> list[str]:
