@@ -1,5 +1,6 @@
 """The gateway's tools in conversations: injected, called, answered, and hidden; rows L1 to L9 of the tables."""
 
+import asyncio
 import gzip
 import json
 import sys
@@ -230,7 +231,7 @@ def test_gw_l7_l9_an_error_is_told_to_the_model(lab: GateLab, script: Script, st
 @MODES
 @PROTOCOLS
 def test_two_turns_with_calls_and_one_of_the_client(lab: GateLab, script: Script, streaming: bool) -> None:
-    """Three turns: two calls of ours, then one that the client answers; the client sees that one alone."""
+    """gw-L11: two calls of ours, then one that the client answers; it sees that one alone, and all are counted."""
     box = give(lab, Box())
     turns = [
         script.turn("t1", [script.say("a"), script.call("c1", LIST, '{"owner":"x"}')], (10, 1), streaming=streaming),
@@ -568,6 +569,39 @@ def test_a_client_that_leaves_ends_the_call(lab: GateLab, script: Script) -> Non
     assert kept.outcome == ("cancelled", 200, "client_closed")
     assert tools_of(kept) == [("coder_list_workspaces", True, "cancelled: the request ended")]
     assert kept.counts == [(1, 2, 0, 0)]
+
+
+@MODES
+@PROTOCOLS
+@pytest.mark.parametrize("phase", ["first head", "tool", "second head", "second body"])
+def test_a_client_may_leave_at_any_time(lab: GateLab, script: Script, streaming: bool, phase: str) -> None:
+    """What was done by then is recorded, nothing goes on, and everything that was taken is given back."""
+    box = give(lab, Box())
+    if phase == "tool":
+        box.gate.clear()
+    silence = Play((), "silence")
+    second = script.turn("t2", [script.say("ok|more")], (3, 4), streaming=streaming)
+    turns = {"first head": [silence], "second head": [silence], "second body": [Play(second.pieces[:1], "silence")]}
+    if phase != "first head":
+        calls = [script.say("hm"), script.call("c1", LIST, "{}")]
+        lab.provider.push(script.turn("t1", calls, (1, 2), streaming=streaming))
+    lab.provider.push(*turns.get(phase, []))
+    visit = lab.begin(script.path, {**script.request, "stream": streaming})
+    lab.settle()
+    assert box.running == (phase == "tool")
+    visit.client.leave()
+    lab.wait(visit.over)
+    kept = lab.kept()
+    is_begun = streaming and phase != "first head"
+    assert kept.outcome == ("cancelled", 200 if is_begun else None, "client_closed")
+    assert kept.counts[:1] == ([] if phase == "first head" else [(1, 2, 0, 0)])
+    error = "cancelled: the request ended" if phase == "tool" else None
+    calls_made = [] if phase == "first head" else [("coder_list_workspaces", True, error)]
+    assert tools_of(kept) == calls_made
+    assert len(lab.provider.requests) == (1 if phase in {"first head", "tool"} else 2)
+    assert (box.running, lab.server.running, lab.worker.pool.stats().leased) == (0, 0, 0)
+    assert (lab.worker.budget.used, lab.worker.means.accounting.used) == (0, 0)
+    assert not asyncio.all_tasks(lab.loop)
 
 
 @PROTOCOLS
