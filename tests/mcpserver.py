@@ -160,8 +160,13 @@ class Front:
         elif mode == "error":
             error = {"code": -32602, "message": "the arguments are no good"}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode())
+        elif mode == "pages":
+            first = int((asked.get("params") or {}).get("cursor") or 0)
+            tools = [listed(f"tool_{first + number:04d}", HEAVY) for number in range(20)]
+            result = {"tools": tools, "nextCursor": str(first + 20), **LIST_END}
+            await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())
         elif mode in LISTS:
-            result = {"tools": LISTS[mode], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+            result = {"tools": LISTS[mode], **LIST_END}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())
         else:
             await answer(send, *ANSWERS[mode])
@@ -184,6 +189,10 @@ def listed(name: str, schema: Json | None = None) -> Json:
         by_alias=True, exclude_none=True
     )
 
+
+LIST_END: Json = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+
+HEAVY: Json = {"type": "object", "description": "x" * 60_000}
 
 LOOSE: Json = {"type": "object", "anyOf": [{"properties": {"a": {"type": "array"}}}, {"required": ["b"]}]}
 

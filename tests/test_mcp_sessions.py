@@ -11,7 +11,7 @@ import pytest
 
 from bridgeserver.errors import ToolError
 from bridgeserver.secret import Secret
-from bridgeserver.tools.session import TOOL_BYTES
+from bridgeserver.tools.session import OFFERED_BYTES, TOOL_BYTES
 from mcplab import PATIENCE_S, McpServer, session_with
 
 TOOLS = ["add", "everything", "fail", "large", "learn", "odd.name/with spaces", "wait", "whoami"]
@@ -329,6 +329,18 @@ def test_a_tool_with_a_huge_schema_is_left_out(server: McpServer) -> None:
                 assert held.names() == ["light"]
 
     assert TOOL_BYTES < 1 << 20
+    run(test())
+
+
+def test_a_list_without_end_is_not_kept_without_end(server: McpServer) -> None:
+    """Of a server whose pages go on and on the first tools are offered."""
+
+    async def test() -> None:
+        with server.mode("list:pages"):
+            async with session_with(server.config(), connect_timeout_s=60) as held:
+                count = OFFERED_BYTES // 60_000
+                assert held.names() == [f"tool_{number:04d}" for number in range(count)]
+
     run(test())
 
 

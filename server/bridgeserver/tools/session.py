@@ -60,7 +60,13 @@ PAGES = 100
 TOOL_BYTES = 64 << 10
 """The longest description and schema of a tool, together; each request of each caller carries them."""
 
+OFFERED_BYTES = 4 << 20
+"""What is kept of the tools of a server; its pages could go on for as long as anybody listens."""
+
 NAME_CHARS = 256
+
+LEFT_OUT_NAMED = 10
+"""Tools that a line of the log names."""
 
 LIST_BYTES = 4 << 20
 """The longest answer that a server may give, if results may not be longer still."""
@@ -298,7 +304,7 @@ class ServerSession:
         with span("StreamableHTTPServerProxy.Init.fetchTools", self._attributes) as traced:
             found: dict[str, Listed] = {}
             left_out: list[str] = []
-            count = 0
+            count = held = 0
             cursor: str | None = None
             for _page in range(PAGES):
                 page = await client.list_tools(cursor=cursor)
@@ -307,17 +313,23 @@ class ServerSession:
                     if not self._filter.takes(tool.name):
                         continue
                     listed = Listed(tool.name, tool.description or "", accepted(tool.input_schema))
-                    if _size(listed) > TOOL_BYTES:
+                    size = _size(listed)
+                    if size > TOOL_BYTES or held + size > OFFERED_BYTES:
                         left_out.append(tool.name[:NAME_CHARS])
                     else:
+                        held += size
                         found[tool.name] = listed
+                del left_out[LEFT_OUT_NAMED:]
                 cursor = page.next_cursor
                 if not cursor:
                     break
             traced.set("mcp_tool_count", count)
         if left_out:
-            reason = f"name, description and schema of each of these have more than {TOOL_BYTES} bytes together"
-            log.warning("mcp_tools_left_out", server=self.server.name, tools=left_out[:10], reason=reason)
+            reason = (
+                f"name, description and schema of a tool may have {TOOL_BYTES} bytes together, "
+                f"and those of all tools {OFFERED_BYTES}"
+            )
+            log.warning("mcp_tools_left_out", server=self.server.name, tools=left_out, reason=reason)
         return tuple(found[name] for name in sorted(found))
 
     def _reason(self, error: Exception, transport: BoundedTransport) -> str:
