@@ -35,4 +35,6 @@ def weave(protocol: Protocol, body: bytes, catalog: Catalog, memories: Memories,
     that is nothing but usage. Raises NotWoven for a request in which the tools have no place.
     """
     restore, make = _WEAVERS[protocol.name]
+    if memories:  # most are of other conversations: to look for their calls is cheaper than to look at every message
+        memories = {anchor: memory for anchor, memory in memories.items() if anchor.encode() in body}
     return make(restore(body, memories) if memories else body, catalog, drops_usage=drops_usage)
