@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridgeserver.records import InterceptionEnd
+from bridgeserver.records import ContinuedResponse, InterceptionEnd
 from bridgeserver.toolloop import Memories
 from bridgeserver.weaving import Memory
 from gatelab import PROVIDERS, GateLab, Got, Kept, MakeLab, Play, answer, stream
@@ -420,6 +420,36 @@ def test_what_is_remembered_of_mixed_turns_is_the_callers_own_and_bounded(lab: G
     memories = bridge_of(lab).memories.by_call
     assert list(memories) == [f"c{number}" for number in range(8, 40)]
     assert bridge_of(lab, "bob").memories.by_call == {}
+
+
+@MODES
+@PROTOCOLS
+@pytest.mark.parametrize("call_id", ["\ud800", "", "call_1"], ids=["surrogate", "empty", "prefix"])
+def test_odd_ids_of_calls_harm_no_later_request(lab: GateLab, script: Script, streaming: bool, call_id: str) -> None:
+    """A provider may name its calls as it likes; what others ask later is sent as they ask it."""
+    give(lab, Box())
+    for mixed in (["o", call_id], [call_id, "o"], ["o", f"{call_id}0"]):
+        calls = [script.call(mixed[0], LIST, "{}"), script.call(mixed[1], "Read", "{}")]
+        assert asked(lab, script, script.turn("t1", calls, (1, 2), streaming=streaming), streaming=streaming).is_whole
+        assert [tool.injected for tool in lab.kept().tools].count(True) == 1
+    answer = script.turn("t2", [script.say("ok")], (3, 4), streaming=streaming)
+    got = asked(lab, script, answer, streaming=streaming)
+    assert (got.status, said(got)) == (200, "ok")
+    member = "input" if script is RESPONSES else "messages"
+    assert sent(lab, 0)[member] == script.request[member]
+
+
+def test_an_odd_id_of_a_response_ends_no_stream(lab: GateLab) -> None:
+    """It is recorded as far as it can be."""
+    give(lab, Box())
+    turns = [
+        RESPONSES.turn("t\ud800", [RESPONSES.call("c1", LIST, "{}")], (1, 2), streaming=True),
+        RESPONSES.turn("u" * 5000, [RESPONSES.say("ok")], (3, 4), streaming=True),
+    ]
+    got = asked(lab, RESPONSES, *turns, streaming=True)
+    assert (said(got), got.is_whole) == ("ok", True)
+    (record,) = [record for record in lab.records() if isinstance(record, ContinuedResponse)]
+    assert (record.first_id, record.last_id) == ("t?", "u" * 1024)
 
 
 def test_ids_that_come_again_take_the_place_of_their_first() -> None:

@@ -218,7 +218,7 @@ class ResponsesWeaver(Weaver):
         if own_id is not None and self._first_id and last_id != self._first_id:
             # A client takes the stream for one response, and checks that; it goes on from the id that it knows.
             edits.append(Edit(*own_id, encode(self._first_id)))
-            self.continued = (self._first_id, last_id)
+            self.continued = (lenient.identifier(self._first_id), lenient.identifier(last_id))
         if is_hiding:
             self._is_changed = True
         text = splice(event.data, edits)

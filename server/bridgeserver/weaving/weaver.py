@@ -164,4 +164,4 @@ def split(elements: Iterable[tuple[bytes, bool]], is_anchor: Callable[[bytes], b
 
 def memories_in(body: bytes, span: Span, memories: Memories) -> list[Memory]:
     """Return those whose call may be in the text at *span*."""
-    return [memory for anchor, memory in memories.items() if body.find(anchor.encode(), *span) >= 0]
+    return [memory for anchor, memory in memories.items() if body.find(anchor.encode("utf-8", "replace"), *span) >= 0]
