@@ -243,7 +243,7 @@ class ResponsesWeaver(Weaver):
                 self._decided(item)
             self._items[index].text = element
         self._show([item for item in self._items.values() if not item.is_decided])
-        if response.get("status") in {"completed", None}:
+        if response.get("status") in ("completed", None):  # no set: it may be anything
             self.calls = [item.call(item.tool) for item in self._items.values() if item.tool is not None]
             self.is_mixed = bool(self.calls) and any(item.is_for_client for item in self._items.values())
 
@@ -253,7 +253,7 @@ class ResponsesWeaver(Weaver):
     def _sent(self, item: "_Item") -> bytes:
         """Return an item as it goes back to the provider, or nothing."""
         members = lenient.mapping(lenient.read(item.text)) if item.text else {}
-        if members.get("type") not in _SENDABLE:
+        if lenient.text(members.get("type")) not in _SENDABLE:
             return b""
         if self._is_stored:
             return item.text
