@@ -190,6 +190,26 @@ def test_a_server_that_goes_away_fails_calls_and_is_called_again_when_it_is_back
     run(test())
 
 
+@both
+def test_a_server_that_goes_away_in_the_middle_of_a_call_fails_it(own: McpServer) -> None:
+    """At once and with a reason, and not again in a new session: it may have been done."""
+
+    async def test() -> None:
+        async with session_with(own.config()) as held:
+            call = asyncio.create_task(held.session.call("wait", {"seconds": 60, "label": "cut"}))
+            async with asyncio.timeout(PATIENCE_S):
+                while ["begun", "cut"] not in await asyncio.to_thread(own.ask, "/calls"):
+                    await asyncio.sleep(0.01)
+            own.stop()
+            with pytest.raises(ToolError, match=r"disconnected|ended without"):
+                await call
+            own.start()
+            assert await held.said("add", a=1, b=2) == "3"
+            assert own.ask("/calls") == [["add", 1, 2]]
+
+    run(test())
+
+
 FAULTS = {
     "503": "status 503",
     "500": "status 500",
