@@ -158,6 +158,46 @@ def test_gw_l1_the_conversation_goes_on_with_the_result(lab: GateLab, streaming:
     assert lab.provider.requests[1].body.startswith(prefix)
 
 
+def test_blocks_of_every_kind_go_back_as_they_came(lab: GateLab) -> None:
+    """What the provider itself did in the turn, thoughts that nobody may read, and a summary of what was before."""
+    give(lab, Box())
+    search = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "é"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"encrypted_content": "xyz"}]}
+    cited = {"type": "char_location", "cited_text": "hm"}
+    compaction: Json = {"type": "compaction", "content": None}
+    blocks: list[tuple[Json, list[Json]]] = [
+        (compaction, [{"type": "compaction_delta", "content": "what was said"}]),
+        ({"type": "redacted_thinking", "data": "abc"}, []),
+        ({**search, "input": {}}, [{"type": "input_json_delta", "partial_json": '{"query": "\\u00e9"}'}]),
+        (found, []),
+        (
+            {"type": "text", "text": "", "citations": None},
+            [{"type": "citations_delta", "citation": cited}, {"type": "text_delta", "text": "so"}],
+        ),
+        ({"type": "text", "text": ""}, []),
+        (MESSAGES.call("c1", LIST, "{}"), []),
+    ]
+    events: list[Json] = [{"type": "message_start", "message": {"id": "t1", "content": []}}]
+    for index, (block, deltas) in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    events += [{"type": "message_delta", "delta": {"stop_reason": "tool_use"}}, {"type": "message_stop"}]
+    first = stream(*(event(each, each["type"]) for each in events))
+    last = MESSAGES.turn("t2", [MESSAGES.say("done")], (3, 4), streaming=True)
+    got = asked(lab, MESSAGES, first, last, streaming=True)
+    assert conversation(lab, 1)[1]["content"] == [
+        {"type": "compaction", "content": "what was said"},
+        {"type": "redacted_thinking", "data": "abc"},
+        search,
+        found,
+        {"type": "text", "text": "so", "citations": [cited]},
+        MESSAGES.call("c1", LIST, "{}"),
+    ]
+    shown = [each["index"] for each in events_of(got.body) if each["type"] == "content_block_start"]
+    assert shown == list(range(7))
+
+
 @MODES
 def test_gw_l3_the_chat_goes_on_with_the_result(lab: GateLab, streaming: bool) -> None:
     """gw-L3: an assistant with its calls, then a tool message with the id of the call."""

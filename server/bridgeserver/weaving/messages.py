@@ -32,6 +32,7 @@ _EARLY = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_token
 """What a stream tells at its beginning, or in a turn that is not the last; its end tells their sums."""
 
 _GROWING = {
+    "compaction_delta": "content",
     "text_delta": "text",
     "thinking_delta": "thinking",
     "signature_delta": "signature",
