@@ -166,7 +166,7 @@ def test_blocks_of_every_kind_go_back_as_they_came(lab: GateLab) -> None:
     cited = {"type": "char_location", "cited_text": "hm"}
     compaction: Json = {"type": "compaction", "content": None}
     blocks: list[tuple[Json, list[Json]]] = [
-        (compaction, [{"type": "compaction_delta", "content": "what was said"}]),
+        (compaction, [{"type": "compaction_delta", "content": "what was said", "encrypted_content": "xyz"}]),
         ({"type": "redacted_thinking", "data": "abc"}, []),
         ({**search, "input": {}}, [{"type": "input_json_delta", "partial_json": '{"query": "\\u00e9"}'}]),
         (found, []),
@@ -187,7 +187,7 @@ def test_blocks_of_every_kind_go_back_as_they_came(lab: GateLab) -> None:
     last = MESSAGES.turn("t2", [MESSAGES.say("done")], (3, 4), streaming=True)
     got = asked(lab, MESSAGES, first, last, streaming=True)
     assert conversation(lab, 1)[1]["content"] == [
-        {"type": "compaction", "content": "what was said"},
+        {"type": "compaction", "content": "what was said", "encrypted_content": "xyz"},
         {"type": "redacted_thinking", "data": "abc"},
         search,
         found,

@@ -31,14 +31,6 @@ _ONE_CALL = b'"disable_parallel_tool_use":true'
 _EARLY = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "server_tool_use")
 """What a stream tells at its beginning, or in a turn that is not the last; its end tells their sums."""
 
-_GROWING = {
-    "compaction_delta": "content",
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
-}
-"""The member that a delta adds to, which has the same name in the delta and in the block."""
-
 
 class MessagesWeaver(Weaver):
     """One conversation in the Messages protocol."""
@@ -217,15 +209,13 @@ class _Block:
         return self._start.get("type") != "text" or bool(self._text("text"))
 
     def add(self, delta: dict[str, Any]) -> None:
-        """Take a delta; kinds that are not known yet are passed over."""
-        kind = lenient.text(delta.get("type"))
-        if kind == "citations_delta":
-            self._citations.append(delta.get("citation"))
-        member = "partial_json" if kind == "input_json_delta" else _GROWING.get(kind)
-        if member is not None:
-            piece = lenient.text(delta.get(member))
-            self.size += len(piece)
-            self._pieces.setdefault(member, []).append(piece)
+        """Take a delta: text adds to the member of the block that has the same name, in kinds not known yet too."""
+        if "citation" in delta:
+            self._citations.append(delta["citation"])
+        for member, piece in delta.items():
+            if member != "type" and isinstance(piece, str):
+                self.size += len(piece)
+                self._pieces.setdefault(member, []).append(piece)
 
     def call(self, tool: Tool) -> Call:
         """Return the call that it is."""
