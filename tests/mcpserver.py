@@ -161,7 +161,8 @@ class Front:
             error = {"code": -32602, "message": "the arguments are no good"}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode())
         elif mode == "pages":
-            first = int((asked.get("params") or {}).get("cursor") or 0)
+            params: Json = asked.get("params") or {}
+            first = int(params.get("cursor") or 0)
             tools = [listed(f"tool_{first + number:04d}", HEAVY) for number in range(20)]
             result = {"tools": tools, "nextCursor": str(first + 20), **LIST_END}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())

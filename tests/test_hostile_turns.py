@@ -1,13 +1,14 @@
 """Answers of a provider that are JSON and nothing else that was promised: the weavers make of them what they can."""
 
+import copy as copies
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from bridgecore import Scanner
-from bridgeserver.protocols import Protocol
+from bridgeserver.protocols import Protocol, lenient
 from bridgeserver.protocols.chat import Chat
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
@@ -95,10 +96,11 @@ def go_on(weaver: Weaver) -> None:
 
 def replaced(value: Any, odd: Any) -> Iterator[Any]:
     """Yield *value* with each of its members and elements, at any depth, replaced by the odd one."""
-    places: Iterable[Any] = value if isinstance(value, dict) else range(len(value))
+    places: list[Any] = [*range(len(lenient.array(value))), *lenient.mapping(value)]
     for place in places:
-        inner = replaced(value[place], odd) if isinstance(value[place], dict | list) else ()
+        part: Any = value[place]
+        inner = replaced(part, odd) if isinstance(part, dict | list) else ()
         for new in (odd, *inner):
-            copy = value.copy()
+            copy: Any = copies.copy(value)
             copy[place] = new
             yield copy

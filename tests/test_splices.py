@@ -107,7 +107,7 @@ def test_ours_come_last_and_calls_one_at_a_time(name: str, stream: bool, tools: 
     body = injected(name, stream=stream, **tools, **parallel)
     assert body["parallel_tool_calls"] is False
     assert body["stream"] is stream
-    theirs = tools.get("tools") or []
+    theirs: list[Json] = tools.get("tools") or []
     assert body["tools"][: len(theirs)] == theirs
     assert names_of(body["tools"][len(theirs) :]) == [tool.id for tool in OURS.tools]
 
@@ -172,24 +172,23 @@ def has_a_place(name: str, asked: Json) -> bool:
         return isinstance(asked["input"], list | str)
     count = asked.get("n")
     is_one = count is None or (type(count) is int and count == 1)
-    return isinstance(asked["messages"], list) and bool(asked["messages"]) and (name == "messages" or is_one)
+    messages: Any = asked["messages"]
+    return isinstance(messages, list) and messages != [] and (name == "messages" or is_one)
 
 
 def expected(name: str, asked: Json) -> Json:
     """Return what a request should become, slowly."""
-    theirs = asked.get("tools") or []
+    theirs: list[Any] = asked.get("tools") or []
     ours = injected(name)["tools"]
     if name != "messages":
         return {**asked, "tools": [*theirs, *ours], "parallel_tool_calls": False}
-    choice = asked.get("tool_choice")
-    if choice is None:
-        choice = {"type": "auto", "disable_parallel_tool_use": True}
-    elif isinstance(choice, dict):
-        kind = choice.get("type")
-        if not kind:
-            choice = {**choice, "type": "auto", "disable_parallel_tool_use": True}
-        elif kind in ["auto", "any", "tool"]:
-            choice = {**choice, "disable_parallel_tool_use": True}
+    choice: Any = asked.get("tool_choice")
+    if choice is None or isinstance(choice, dict):
+        members: Json = {**jsontext.as_object(choice)}
+        kind = members.get("type") or "auto"
+        choice = {**members, "type": kind}
+        if kind in ["auto", "any", "tool"]:
+            choice[ONE_CALL] = True
     return {**asked, "tools": [*ours, *theirs], "tool_choice": choice}
 
 
@@ -221,10 +220,11 @@ def splices(name: str, text: str) -> Edits | None:
         front.append('"tool_choice":{"type":"auto","disable_parallel_tool_use":true}')
     else:
         start, end = spans["tool_choice"]
-        choice = json.loads(text[start:end])
-        if choice is None or (isinstance(choice, dict) and not choice.get("type")):
+        choice: Any = json.loads(text[start:end])
+        kind = jsontext.as_object(choice).get("type")
+        if choice is None or (isinstance(choice, dict) and not kind):
             return None
-        if isinstance(choice, dict) and choice["type"] in ["auto", "any", "tool"]:
+        if kind in ["auto", "any", "tool"]:
             flag = members_of(text[start:end]).get(ONE_CALL)
             edits.append(
                 (start + flag[0], start + flag[1], "true") if flag else (start + 1, start + 1, f'"{ONE_CALL}":true,')

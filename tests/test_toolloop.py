@@ -303,9 +303,10 @@ def test_usage_of_all_turns_is_in_the_last_event(lab: GateLab) -> None:
     """Also what a turn told in the end that was held back, and what it told at its beginning."""
     give(lab, Box())
     turns: list[Play] = []
-    for turn, (name, delta) in enumerate([(LIST, {"server_tool_use": {"web_search_requests": 2}}), ("Read", {})]):
+    deltas: list[tuple[str, Json]] = [(LIST, {"server_tool_use": {"web_search_requests": 2}}), ("Read", {})]
+    for turn, (name, delta) in enumerate(deltas):
         usage = {"input_tokens": 10, "output_tokens": 1, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 7}
-        block = {"type": "tool_use", "id": f"c{turn}", "name": name, "input": {}}
+        block: Json = {"type": "tool_use", "id": f"c{turn}", "name": name, "input": {}}
         told = {"output_tokens": 20, **delta}
         events: list[Json] = [
             {"type": "message_start", "message": {"id": f"t{turn}", "content": [], "usage": usage}},
@@ -704,7 +705,7 @@ def test_what_is_hidden_and_takes_long_keeps_the_stream_alive(lab: GateLab, scri
         begin: Json = {"type": "content_block_start", "index": 0, "content_block": block}
         delta: Json = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta"}}
     else:
-        item = {"id": "r", "type": "reasoning", "summary": []}
+        item: Json = {"id": "r", "type": "reasoning", "summary": []}
         begin = {"type": "response.output_item.added", "output_index": 0, "item": item}
         delta = {"type": "response.reasoning_summary_text.delta", "output_index": 0, "item_id": "r", "delta": "hm"}
     lab.provider.push(stream(event(begin, begin["type"]), end="silence"))
