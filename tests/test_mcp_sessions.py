@@ -210,6 +210,30 @@ def test_a_server_that_goes_away_in_the_middle_of_a_call_fails_it(own: McpServer
     run(test())
 
 
+@both
+def test_a_call_outlives_the_session_it_was_made_in(own: McpServer) -> None:
+    """What ends a session, here a list that cannot be read again, may be no concern of the calls that run."""
+
+    async def test() -> None:
+        async with session_with(own.config()) as held:
+            call = asyncio.create_task(held.said("wait", seconds=60, label="long"))
+            async with asyncio.timeout(PATIENCE_S):
+                while ["begun", "long"] not in await asyncio.to_thread(own.ask, "/calls"):
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(own.ask, "/mode", "list:503")
+            await held.said("learn", name="juggle")
+            async with asyncio.timeout(PATIENCE_S):
+                while held.session.is_connected:
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(own.ask, "/open", "long")
+            assert await call == "done"
+            await asyncio.to_thread(own.ask, "/mode", "fine")
+            await held.until(lambda session: session.is_connected)
+            assert "juggle" in held.names()
+
+    run(test())
+
+
 FAULTS = {
     "503": "status 503",
     "500": "status 500",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jsontext
@@ -147,6 +147,12 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     return name, jsontext.render(jsontext.Members(members), draw(st.randoms())).encode()
 
 
+@settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(requests())
 def test_a_request_becomes_what_a_parser_would_make_of_it_and_keeps_its_bytes(request_of: tuple[str, bytes]) -> None:
     """Whatever stands in it, twice or once, in any spelling: the tools are added, and nothing else is changed."""

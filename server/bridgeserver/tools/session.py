@@ -52,6 +52,9 @@ REFRESH_S = 1.0
 LISTEN_S = 5.0
 """Between the end of a stream of changes and the next one."""
 
+GRACE_S = 5.0
+"""For calls that run when their session is to be opened again: what ended it may be no concern of theirs."""
+
 CLOSE_S = 4.0
 
 PAGES = 100
@@ -125,6 +128,9 @@ class ServerSession:
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._stale = asyncio.Event()
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._task = asyncio.create_task(self._run(), name=f"mcp:{server.name}")
 
     @property
@@ -186,13 +192,24 @@ class ServerSession:
     async def _send(self, client: Client, tool: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
         # Not the package's `call_tool`: it runs a schema of the server's over its result, in the loop that serves.
         params = types.CallToolRequestParams(name=tool, arguments=dict(arguments))
-        return await client.session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await client.session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     def _lose(self, client: Client) -> None:
         if self._client is client:
-            self._client = None
-            self._connected.clear()
+            self._leave()
             self._ended.set()
+
+    def _leave(self) -> None:
+        """Let no call begin in the session that is there."""
+        self._client = None
+        self._connected.clear()
 
     async def _run(self) -> None:
         config, clock = self._config, asyncio.get_running_loop().time
@@ -238,12 +255,16 @@ class ServerSession:
                 if self._tells_changes(client):
                     stack.enter_context(_beside(self._listen(client), self._ended))
                 await self._ended.wait()
+                self._leave()
+                if not self._closing.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(GRACE_S):
+                            await self._idle.wait()
         except Exception as error:  # whatever a server brings about, the session is opened again
             self.failure = self._reason(error, transport)
             self.is_refused = transport.status in {401, 403}
         finally:
-            self._client = None
-            self._connected.clear()
+            self._leave()
         return was_there
 
     async def _opened(self, transport: BoundedTransport, stack: AsyncExitStack) -> Client:
