@@ -37,8 +37,8 @@ build: $(VENV)/.built  ## editable install with compiled extensions
 run: build  ## a gateway on 127.0.0.1:8080 with SQLite below .dev/
 	@exec $(BIN)/bridgecore serve --dev
 
-test: $(VENV)/.dev  ## the whole suite
-	$(BIN)/pytest
+test: $(VENV)/.dev  ## the whole suite, on every core
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 soak: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m soak --timeout 1800

@@ -160,8 +160,14 @@ class Front:
         elif mode == "error":
             error = {"code": -32602, "message": "the arguments are no good"}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode())
+        elif mode == "pages":
+            params: Json = asked.get("params") or {}
+            first = int(params.get("cursor") or 0)
+            tools = [listed(f"tool_{first + number:04d}", HEAVY) for number in range(20)]
+            result = {"tools": tools, "nextCursor": str(first + 20), **LIST_END}
+            await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())
         elif mode in LISTS:
-            result = {"tools": LISTS[mode], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+            result = {"tools": LISTS[mode], **LIST_END}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())
         else:
             await answer(send, *ANSWERS[mode])
@@ -185,7 +191,14 @@ def listed(name: str, schema: Json | None = None) -> Json:
     )
 
 
+LIST_END: Json = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+
+HEAVY: Json = {"type": "object", "description": "x" * 60_000}
+
+LOOSE: Json = {"type": "object", "anyOf": [{"properties": {"a": {"type": "array"}}}, {"required": ["b"]}]}
+
 LISTS = {
+    "loose": [listed("loose", LOOSE), listed("bare", {"type": "object"})],
     "many": [listed(f"tool_{number:04d}") for number in range(2000)],
     "heavy": [listed("light"), listed("heavy", {"type": "object", "description": "x" * MEGABYTE})],
 }

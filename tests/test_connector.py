@@ -134,7 +134,7 @@ def test_two_servers_with_the_same_tools_do_not_meet(server: McpServer, other: M
 
 
 def test_a_server_that_is_silent_holds_up_the_first_and_nobody_after(server: McpServer, other: McpServer) -> None:
-    """It is waited for as long as connect_timeout_s, then not at all for AWAY_S, and after that again."""
+    """P7: it is waited for as long as connect_timeout_s, then not at all for AWAY_S, and after that again."""
 
     async def test(lab: Lab) -> None:
         servers = server.config("well", allow="^add$"), other.config("ill")

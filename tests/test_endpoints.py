@@ -167,7 +167,9 @@ def test_an_administrator_gets_the_detail_of_readiness(worker: FakeWorker) -> No
     assert worker.asked == [Ask("GET", "/-/readyz", "", b"", "user alice, key k1")]
 
 
-@pytest.mark.parametrize("key", [None, USER, UNKNOWN, "sk-somebody-elses"])
+@pytest.mark.parametrize(
+    "key", [None, USER, UNKNOWN, "sk-somebody-elses"], ids=["none", "a user", "unknown", "another product"]
+)
 def test_readiness_stays_open_for_everybody_else(worker: FakeWorker, key: str | None) -> None:
     """A key that opens no detail does not make a probe fail."""
     got = call(worker, "GET", "/-/readyz", key=key)

@@ -11,7 +11,7 @@ import pytest
 
 from bridgeserver.errors import ToolError
 from bridgeserver.secret import Secret
-from bridgeserver.tools.session import TOOL_BYTES
+from bridgeserver.tools.session import OFFERED_BYTES, TOOL_BYTES
 from mcplab import PATIENCE_S, McpServer, session_with
 
 TOOLS = ["add", "everything", "fail", "large", "learn", "odd.name/with spaces", "wait", "whoami"]
@@ -190,6 +190,50 @@ def test_a_server_that_goes_away_fails_calls_and_is_called_again_when_it_is_back
     run(test())
 
 
+@both
+def test_a_server_that_goes_away_in_the_middle_of_a_call_fails_it(own: McpServer) -> None:
+    """At once and with a reason, and not again in a new session: it may have been done."""
+
+    async def test() -> None:
+        async with session_with(own.config()) as held:
+            call = asyncio.create_task(held.session.call("wait", {"seconds": 60, "label": "cut"}))
+            async with asyncio.timeout(PATIENCE_S):
+                while ["begun", "cut"] not in await asyncio.to_thread(own.ask, "/calls"):
+                    await asyncio.sleep(0.01)
+            own.stop()
+            with pytest.raises(ToolError, match=r"disconnected|ended without"):
+                await call
+            own.start()
+            assert await held.said("add", a=1, b=2) == "3"
+            assert own.ask("/calls") == [["add", 1, 2]]
+
+    run(test())
+
+
+@both
+def test_a_call_outlives_the_session_it_was_made_in(own: McpServer) -> None:
+    """What ends a session, here a list that cannot be read again, may be no concern of the calls that run."""
+
+    async def test() -> None:
+        async with session_with(own.config()) as held:
+            call = asyncio.create_task(held.said("wait", seconds=60, label="long"))
+            async with asyncio.timeout(PATIENCE_S):
+                while ["begun", "long"] not in await asyncio.to_thread(own.ask, "/calls"):
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(own.ask, "/mode", "list:503")
+            await held.said("learn", name="juggle")
+            async with asyncio.timeout(PATIENCE_S):
+                while held.session.is_connected:
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(own.ask, "/open", "long")
+            assert await call == "done"
+            await asyncio.to_thread(own.ask, "/mode", "fine")
+            await held.until(lambda session: session.is_connected)
+            assert "juggle" in held.names()
+
+    run(test())
+
+
 FAULTS = {
     "503": "status 503",
     "500": "status 500",
@@ -240,6 +284,22 @@ def test_what_the_server_was_shown_is_in_no_error(server: McpServer) -> None:
         async with session_with(server.config(user_token=True), token="arguments are no") as held:
             with server.mode("call:error"), pytest.raises(ToolError, match=r"the \[redacted\] good"):
                 await held.session.call("add", {"a": 1, "b": 2})
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("Bearer arguments", "the [redacted] are no good"), ("the arguments", "[redacted] are no good"), ("e", None)],
+)
+def test_a_header_of_the_configuration_is_in_no_error(server: McpServer, value: str, said: str | None) -> None:
+    """Nor is what follows the name of a scheme; a letter is no secret."""
+
+    async def test() -> None:
+        async with session_with(server.config(headers={"Authorization": Secret(value)})) as held:
+            with server.mode("call:error"), pytest.raises(ToolError) as caught:
+                await held.session.call("add", {"a": 1, "b": 2})
+            assert str(caught.value) == (said or "the arguments are no good")
 
     run(test())
 
@@ -313,6 +373,18 @@ def test_a_tool_with_a_huge_schema_is_left_out(server: McpServer) -> None:
                 assert held.names() == ["light"]
 
     assert TOOL_BYTES < 1 << 20
+    run(test())
+
+
+def test_a_list_without_end_is_not_kept_without_end(server: McpServer) -> None:
+    """Of a server whose pages go on and on the first tools are offered."""
+
+    async def test() -> None:
+        with server.mode("list:pages"):
+            async with session_with(server.config(), connect_timeout_s=60) as held:
+                count = OFFERED_BYTES // 60_000
+                assert held.names() == [f"tool_{number:04d}" for number in range(count)]
+
     run(test())
 
 

@@ -1,5 +1,6 @@
 """The gateway's tools in conversations: injected, called, answered, and hidden; rows L1 to L9 of the tables."""
 
+import asyncio
 import gzip
 import json
 import sys
@@ -8,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from bridgeserver.records import ContinuedResponse, InterceptionEnd
+from bridgeserver.toolloop import Memories
+from bridgeserver.weaving import Memory
 from gatelab import PROVIDERS, GateLab, Got, Kept, MakeLab, Play, answer, stream
 from toollab import CHAT, MESSAGES, RESPONSES, SCRIPTS, URL, Box, Json, Script, bridge_of, event, events_of, give, text
 from tracelab import Tracer
@@ -154,6 +158,46 @@ def test_gw_l1_the_conversation_goes_on_with_the_result(lab: GateLab, streaming:
     assert lab.provider.requests[1].body.startswith(prefix)
 
 
+def test_blocks_of_every_kind_go_back_as_they_came(lab: GateLab) -> None:
+    """What the provider itself did in the turn, thoughts that nobody may read, and a summary of what was before."""
+    give(lab, Box())
+    search = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "é"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"encrypted_content": "xyz"}]}
+    cited = {"type": "char_location", "cited_text": "hm"}
+    compaction: Json = {"type": "compaction", "content": None}
+    blocks: list[tuple[Json, list[Json]]] = [
+        (compaction, [{"type": "compaction_delta", "content": "what was said", "encrypted_content": "xyz"}]),
+        ({"type": "redacted_thinking", "data": "abc"}, []),
+        ({**search, "input": {}}, [{"type": "input_json_delta", "partial_json": '{"query": "\\u00e9"}'}]),
+        (found, []),
+        (
+            {"type": "text", "text": "", "citations": None},
+            [{"type": "citations_delta", "citation": cited}, {"type": "text_delta", "text": "so"}],
+        ),
+        ({"type": "text", "text": ""}, []),
+        (MESSAGES.call("c1", LIST, "{}"), []),
+    ]
+    events: list[Json] = [{"type": "message_start", "message": {"id": "t1", "content": []}}]
+    for index, (block, deltas) in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    events += [{"type": "message_delta", "delta": {"stop_reason": "tool_use"}}, {"type": "message_stop"}]
+    first = stream(*(event(each, each["type"]) for each in events))
+    last = MESSAGES.turn("t2", [MESSAGES.say("done")], (3, 4), streaming=True)
+    got = asked(lab, MESSAGES, first, last, streaming=True)
+    assert conversation(lab, 1)[1]["content"] == [
+        {"type": "compaction", "content": "what was said", "encrypted_content": "xyz"},
+        {"type": "redacted_thinking", "data": "abc"},
+        search,
+        found,
+        {"type": "text", "text": "so", "citations": [cited]},
+        MESSAGES.call("c1", LIST, "{}"),
+    ]
+    shown = [each["index"] for each in events_of(got.body) if each["type"] == "content_block_start"]
+    assert shown == list(range(7))
+
+
 @MODES
 def test_gw_l3_the_chat_goes_on_with_the_result(lab: GateLab, streaming: bool) -> None:
     """gw-L3: an assistant with its calls, then a tool message with the id of the call."""
@@ -227,7 +271,7 @@ def test_gw_l7_l9_an_error_is_told_to_the_model(lab: GateLab, script: Script, st
 @MODES
 @PROTOCOLS
 def test_two_turns_with_calls_and_one_of_the_client(lab: GateLab, script: Script, streaming: bool) -> None:
-    """Three turns: two calls of ours, then one that the client answers; the client sees that one alone."""
+    """gw-L11: two calls of ours, then one that the client answers; it sees that one alone, and all are counted."""
     box = give(lab, Box())
     turns = [
         script.turn("t1", [script.say("a"), script.call("c1", LIST, '{"owner":"x"}')], (10, 1), streaming=streaming),
@@ -253,6 +297,32 @@ def test_two_turns_with_calls_and_one_of_the_client(lab: GateLab, script: Script
     model = script.request["model"]
     assert counters["\x1f".join([f"injected_tool_invocations.{name}", model, URL, "coder_list_workspaces"])] == 1
     assert counters["\x1f".join([f"non_injected_tool_selections.{name}", model, "Read"])] == 1
+
+
+def test_usage_of_all_turns_is_in_the_last_event(lab: GateLab) -> None:
+    """Also what a turn told in the end that was held back, and what it told at its beginning."""
+    give(lab, Box())
+    turns: list[Play] = []
+    deltas: list[tuple[str, Json]] = [(LIST, {"server_tool_use": {"web_search_requests": 2}}), ("Read", {})]
+    for turn, (name, delta) in enumerate(deltas):
+        usage = {"input_tokens": 10, "output_tokens": 1, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 7}
+        block: Json = {"type": "tool_use", "id": f"c{turn}", "name": name, "input": {}}
+        told = {"output_tokens": 20, **delta}
+        events: list[Json] = [
+            {"type": "message_start", "message": {"id": f"t{turn}", "content": [], "usage": usage}},
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": told},
+            {"type": "message_stop"},
+        ]
+        turns.append(stream(*(event(each, each["type"]) for each in events)))
+    assert final_usage(asked(lab, MESSAGES, *turns, streaming=True)) == {
+        "input_tokens": 20,
+        "output_tokens": 40,
+        "cache_creation_input_tokens": 10,
+        "cache_read_input_tokens": 14,
+        "server_tool_use": {"web_search_requests": 2},
+    }
 
 
 @PROTOCOLS
@@ -395,6 +465,47 @@ def test_what_is_remembered_of_mixed_turns_is_the_callers_own_and_bounded(lab: G
 
 @MODES
 @PROTOCOLS
+@pytest.mark.parametrize("call_id", ["\ud800", "", "call_1"], ids=["surrogate", "empty", "prefix"])
+def test_odd_ids_of_calls_harm_no_later_request(lab: GateLab, script: Script, streaming: bool, call_id: str) -> None:
+    """A provider may name its calls as it likes; what others ask later is sent as they ask it."""
+    give(lab, Box())
+    for mixed in (["o", call_id], [call_id, "o"], ["o", f"{call_id}0"]):
+        calls = [script.call(mixed[0], LIST, "{}"), script.call(mixed[1], "Read", "{}")]
+        assert asked(lab, script, script.turn("t1", calls, (1, 2), streaming=streaming), streaming=streaming).is_whole
+        assert [tool.injected for tool in lab.kept().tools].count(True) == 1
+    answer = script.turn("t2", [script.say("ok")], (3, 4), streaming=streaming)
+    got = asked(lab, script, answer, streaming=streaming)
+    assert (got.status, said(got)) == (200, "ok")
+    member = "input" if script is RESPONSES else "messages"
+    assert sent(lab, 0)[member] == script.request[member]
+
+
+def test_an_odd_id_of_a_response_ends_no_stream(lab: GateLab) -> None:
+    """It is recorded as far as it can be."""
+    give(lab, Box())
+    turns = [
+        RESPONSES.turn("t\ud800", [RESPONSES.call("c1", LIST, "{}")], (1, 2), streaming=True),
+        RESPONSES.turn("u" * 5000, [RESPONSES.say("ok")], (3, 4), streaming=True),
+    ]
+    got = asked(lab, RESPONSES, *turns, streaming=True)
+    assert (said(got), got.is_whole) == ("ok", True)
+    (record,) = [record for record in lab.records() if isinstance(record, ContinuedResponse)]
+    assert (record.first_id, record.last_id) == ("t?", "u" * 1024)
+
+
+def test_ids_that_come_again_take_the_place_of_their_first() -> None:
+    """Some providers count the calls of each answer from 0: such a memory is kept once, and counted once."""
+    memories = Memories()
+    for size in (3 << 20, 1, 3 << 20, 1):
+        memories.add(Memory("call_0", (), (), (b"x" * size,)))
+    memories.add(Memory("other", (), (), (b"x" * (3 << 20),)))
+    assert list(memories.by_call) == ["call_0", "other"]
+    memories.add(Memory("call_0", (), (), (b"y",)))
+    assert list(memories.by_call) == ["other", "call_0"]
+
+
+@MODES
+@PROTOCOLS
 def test_the_turns_of_a_conversation_are_bounded(make_lab: MakeLab, script: Script, streaming: bool) -> None:
     """At the limit the model is told so; if it goes on all the same, the client is told of it."""
     lab = make_lab(PROVIDERS)
@@ -424,6 +535,29 @@ def test_a_later_turn_that_is_refused_ends_the_stream_with_its_reason(lab: GateL
     assert lab.worker.budget.used == 0
 
 
+@MODES
+def test_a_circuit_that_opens_while_a_tool_runs_ends_the_conversation(make_lab: MakeLab, streaming: bool) -> None:
+    """The next turn is not sent, and the client is told why."""
+    lab = make_lab(PROVIDERS.replace('type = "anthropic"', 'type = "anthropic"\nbreaker_failures = 1'))
+    box = give(lab, Box())
+    box.gate.clear()
+    lab.provider.push(
+        MESSAGES.turn("t1", [MESSAGES.call("c1", LIST, "{}")], (1, 2), streaming=streaming),
+        answer(b"{}", status="529 Overloaded"),
+    )
+    visit = lab.begin(MESSAGES.path, {**MESSAGES.request, "stream": streaming})
+    lab.settle()
+    assert lab.ask(MESSAGES.path, MESSAGES.request).status == 529
+    lab.records()
+    box.gate.set()
+    got = visit.finish()
+    assert (got.status, got.is_whole) == ((200, False) if streaming else (503, True))
+    assert b"circuit breaker is open" in got.body
+    (end,) = [record for record in lab.records() if isinstance(record, InterceptionEnd)]
+    assert (end.status, end.error_type, end.attempts) == ("failed", "overloaded", 1)
+    assert len(lab.provider.requests) == 2
+
+
 @PROTOCOLS
 def test_a_later_turn_that_is_refused_is_the_answer_where_nothing_was_sent(lab: GateLab, script: Script) -> None:
     """Without a stream the client gets the provider's own error, byte for byte."""
@@ -435,6 +569,22 @@ def test_a_later_turn_that_is_refused_is_the_answer_where_nothing_was_sent(lab: 
     assert (got.status, got.body, got.value("request-id")) == (400, body, "req_1")
     kept = lab.kept()
     assert kept.outcome == ("failed", 400, "bad_request")
+    assert kept.counts == [(1, 2, 0, 0)]
+
+
+@MODES
+@PROTOCOLS
+def test_a_later_turn_of_the_other_kind_is_refused(lab: GateLab, script: Script, streaming: bool) -> None:
+    """A document cannot go on in a stream, nor a stream in a document: the client is told, and gets no mixture."""
+    give(lab, Box())
+    first = script.turn("t1", [script.say("a"), script.call("c1", LIST, "{}")], (1, 2), streaming=streaming)
+    second = script.turn("t2", [script.say("bee")], (3, 4), streaming=not streaming)
+    got = asked(lab, script, first, second, streaming=streaming)
+    assert (got.status, got.is_whole) == ((200, False) if streaming else (502, True))
+    assert b"the provider went on with a " in got.body
+    assert b"bee" not in got.body
+    kept = lab.kept()
+    assert kept.outcome == ("failed", got.status, "upstream_broken")
     assert kept.counts == [(1, 2, 0, 0)]
 
 
@@ -492,6 +642,39 @@ def test_a_client_that_leaves_ends_the_call(lab: GateLab, script: Script) -> Non
     assert kept.counts == [(1, 2, 0, 0)]
 
 
+@MODES
+@PROTOCOLS
+@pytest.mark.parametrize("phase", ["first head", "tool", "second head", "second body"])
+def test_a_client_may_leave_at_any_time(lab: GateLab, script: Script, streaming: bool, phase: str) -> None:
+    """What was done by then is recorded, nothing goes on, and everything that was taken is given back."""
+    box = give(lab, Box())
+    if phase == "tool":
+        box.gate.clear()
+    silence = Play((), "silence")
+    second = script.turn("t2", [script.say("ok|more")], (3, 4), streaming=streaming)
+    turns = {"first head": [silence], "second head": [silence], "second body": [Play(second.pieces[:1], "silence")]}
+    if phase != "first head":
+        calls = [script.say("hm"), script.call("c1", LIST, "{}")]
+        lab.provider.push(script.turn("t1", calls, (1, 2), streaming=streaming))
+    lab.provider.push(*turns.get(phase, []))
+    visit = lab.begin(script.path, {**script.request, "stream": streaming})
+    lab.settle()
+    assert box.running == (phase == "tool")
+    visit.client.leave()
+    lab.wait(visit.over)
+    kept = lab.kept()
+    is_begun = streaming and phase != "first head"
+    assert kept.outcome == ("cancelled", 200 if is_begun else None, "client_closed")
+    assert kept.counts[:1] == ([] if phase == "first head" else [(1, 2, 0, 0)])
+    error = "cancelled: the request ended" if phase == "tool" else None
+    calls_made = [] if phase == "first head" else [("coder_list_workspaces", True, error)]
+    assert tools_of(kept) == calls_made
+    assert len(lab.provider.requests) == (1 if phase in {"first head", "tool"} else 2)
+    assert (box.running, lab.server.running, lab.worker.pool.stats().leased) == (0, 0, 0)
+    assert (lab.worker.budget.used, lab.worker.means.accounting.used) == (0, 0)
+    assert not asyncio.all_tasks(lab.loop)
+
+
 @PROTOCOLS
 def test_a_tool_that_takes_long_keeps_the_stream_alive(lab: GateLab, script: Script) -> None:
     """The preamble is there at once; pings follow until the tool has answered."""
@@ -511,6 +694,31 @@ def test_a_tool_that_takes_long_keeps_the_stream_alive(lab: GateLab, script: Scr
     box.gate.set()
     got = visit.finish()
     assert (said(got), got.is_whole, got.body.count(ping)) == ("hmok", True, 2)
+
+
+@pytest.mark.parametrize("script", [MESSAGES, RESPONSES], ids=["messages", "responses"])
+def test_what_is_hidden_and_takes_long_keeps_the_stream_alive(lab: GateLab, script: Script) -> None:
+    """The arguments of our call, or reasoning that may lead to one: a ping comes for them, and not for each."""
+    give(lab, Box())
+    if script is MESSAGES:
+        block = MESSAGES.call("c1", LIST, "{}")
+        begin: Json = {"type": "content_block_start", "index": 0, "content_block": block}
+        delta: Json = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta"}}
+    else:
+        item: Json = {"id": "r", "type": "reasoning", "summary": []}
+        begin = {"type": "response.output_item.added", "output_index": 0, "item": item}
+        delta = {"type": "response.reasoning_summary_text.delta", "output_index": 0, "item_id": "r", "delta": "hm"}
+    lab.provider.push(stream(event(begin, begin["type"]), end="silence"))
+    visit = lab.begin(script.path, {**script.request, "stream": True})
+    for _ in range(6):
+        lab.pass_time(2)
+        lab.provider.lines[-1].play(event(delta, delta["type"]))
+        lab.settle()
+    ping = b"event: ping\n" if script is MESSAGES else b": a tool is running\n"
+    assert visit.client.wire.sent.count(ping) == 3
+    assert b"delta" not in visit.client.wire.sent
+    visit.leave()
+    assert lab.worker.means.accounting.used == 0
 
 
 @MODES
@@ -538,17 +746,43 @@ def test_reasoning_that_led_to_our_call_is_hidden_with_it(lab: GateLab, streamin
         assert [item["type"] for item in events[-1]["response"]["output"]] == ["reasoning", "message"]
 
 
-def test_what_is_not_stored_goes_back_without_its_ids(lab: GateLab) -> None:
-    """An id that the provider does not keep would not be found; reasoning goes back only as encrypted text."""
+@MODES
+@pytest.mark.parametrize("who", ["client", "provider"])
+def test_what_is_not_stored_goes_back_without_its_ids(lab: GateLab, who: str, streaming: bool) -> None:
+    """An id that the provider does not keep would not be found; reasoning goes back only as encrypted text.
+
+    The client says that nothing is to be kept, or the provider that nothing is.
+    """
     give(lab, Box())
     plain: Json = {"type": "reasoning", "summary": []}
     items = [plain, {**plain, "encrypted_content": "xyz"}, RESPONSES.call("c1", LIST, "{}")]
-    play = RESPONSES.turn("t1", items, (1, 2), streaming=False)
-    body = json.loads(play.pieces[1]) | {"store": False}
-    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=False)
-    asked(lab, RESPONSES, answer(json.dumps(body).encode()), last, streaming=False, store=False)
+    play = RESPONSES.turn("t1", items, (1, 2), streaming=streaming)
+    if who == "provider":
+        told = [piece.replace(b'"error": null', b'"store":false') for piece in play.pieces]  # just as long
+        play = Play(tuple(told), play.end)
+    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=streaming)
+    store = {"store": False} if who == "client" else {}
+    asked(lab, RESPONSES, play, last, streaming=streaming, **store)
     _user, thought, call, _output = conversation(lab, 1)
     assert (thought["encrypted_content"], "id" in thought, "id" in call) == ("xyz", False, False)
+
+
+@MODES
+def test_reasoning_that_led_to_the_clients_call_stays_beside_it(lab: GateLab, streaming: bool) -> None:
+    """Also when a call of ours, with its own reasoning, is put back before them."""
+    give(lab, Box())
+    thought: Json = {"type": "reasoning", "summary": []}
+    ours, theirs = RESPONSES.call("c1", LIST, "{}"), RESPONSES.call("c2", "Read", "{}")
+    first = RESPONSES.turn("t1", [thought, ours, thought, theirs], (1, 2), streaming=streaming)
+    got = asked(lab, RESPONSES, first, streaming=streaming)
+    seen = (events_of(got.body)[-1]["response"] if streaming else got.json)["output"]
+    assert [item["id"] for item in seen] == ["item_t1_2", "fc_c2"]
+    user = {"role": "user", "content": "what?"}
+    output = {"type": "function_call_output", "call_id": "c2", "output": "file"}
+    last = RESPONSES.turn("t2", [RESPONSES.say("ok")], (3, 4), streaming=streaming)
+    asked(lab, RESPONSES, last, streaming=streaming, input=[user, *seen, output])
+    told = [item.get("id") or item.get("call_id") for item in conversation(lab, 0)]
+    assert told == [None, "item_t1_0", "fc_c1", "item_t1_2", "fc_c2", "c1", "c2"]
 
 
 def test_a_conversation_at_the_provider_is_told_the_results_alone(lab: GateLab) -> None:

@@ -186,6 +186,18 @@ def test_a_list_that_is_too_long(strict: Gateway, fake: FakeProvider, server: Mc
     assert "bmcp_lab_heavy" not in names
 
 
+def test_schemas_that_providers_refuse(strict: Gateway, fake: FakeProvider, server: McpServer) -> None:
+    """What would end every request is said in another way, or not at all."""
+    with server.mode("list:loose"), caller(strict, f"loose-{server.url}"):
+        fake.push(Script())
+        assert asked(strict)[0].status == 200
+    schemas = [tool["input_schema"] for tool in json.loads(fake.requests[-1].body)["tools"]]
+    assert schemas == [
+        {"type": "object", "properties": {}},
+        {"type": "object", "properties": {"a": {"type": "array", "items": {}}}},
+    ]
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["blocking", "streaming"])
 def test_an_endless_loop_of_calls(strict: Gateway, fake: FakeProvider, stream: bool) -> None:
     """It ends after max_turns with an error for the client, and each call that was not made is recorded as such."""

@@ -240,8 +240,9 @@ class Interception:
                     recorder.turn(account.tap.usage, account.tap)
                 self._account = None
                 body = self._grown_by(weaver, outcomes)
+                turn = self._enter_circuit()
                 again = exchange.again(self._target.request_head(self._request, body), body)
-                connection = await self._answer(self._enter_circuit(), again, exchange, body, guard)
+                connection = await self._answer(turn, again, exchange, body, guard)
 
     async def _take_turn(
         self, weaver: Weaver, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard
@@ -253,7 +254,11 @@ class Interception:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise BadResponse("the provider's answer is encoded, although that was not asked for; tools end with it")
         means = self._means
-        if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        if not weaver.is_first_turn and is_stream != bool(reply.status):
+            began, now = ("a document", "a stream") if is_stream else ("a stream", "a document")
+            raise BadResponse(f"the provider went on with {now} where its answer had begun as {began}")
+        if is_stream:
             stream = self._account = WovenStream(self._protocol.tap(), head.status, means.accounting, weaver)
             lines = answer_lines(fields, drop_length=True) + ID_LINE % self.id.encode()
             watch = self._watch(stream, translation, recorder, reply)

@@ -1,7 +1,7 @@
 """Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
 
 from bridgeserver.journal import Journal, Then
-from bridgeserver.protocols import Finding, Tap, Tool, Usage
+from bridgeserver.protocols import Finding, Tap, Tool, Usage, lenient
 from bridgeserver.records import (
     CONTENT_LIMIT,
     PROMPT_LIMIT,
@@ -75,8 +75,8 @@ class Recorder:
                 self.id,
                 self._next(),
                 response_id,
-                call.id,
-                call.tool.name,
+                lenient.identifier(call.id),
+                lenient.identifier(call.tool.name),
                 call.tool.server_url,
                 arguments,
                 truncated,

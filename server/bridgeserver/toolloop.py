@@ -24,7 +24,7 @@ from bridgeserver.weaving import Call, Memory, Outcome, Weaver
 log = structlog.get_logger("bridgecore")
 
 PING_S = 3.0
-"""How long a stream is silent at most while the gateway itself is at work."""
+"""How long a stream is silent at most while the gateway is at work, or the model on what its client does not get."""
 
 EVENT_BYTES = 32 << 20
 """The largest event: the last one of a Responses stream brings all images again that it has made."""
@@ -42,8 +42,9 @@ class Memories:
         self._bytes = 0
 
     def add(self, memory: Memory) -> None:
-        """Keep one more."""
-        self._bytes += memory.size
+        """Keep one more; there are providers whose ids of calls come again, and of these the last counts."""
+        known = self.by_call.pop(memory.anchor, None)
+        self._bytes += memory.size - (0 if known is None else known.size)
         self.by_call[memory.anchor] = memory
         while len(self.by_call) > MEMORIES or (self._bytes > MEMORY_BYTES and len(self.by_call) > 1):
             self._bytes -= self.by_call.pop(next(iter(self.by_call))).size
@@ -144,6 +145,8 @@ class WovenStream(Account):
         self._weaver = weaver
         self._scanner = Scanner(EVENT_BYTES)
         self._held = bytearray()
+        self._time = asyncio.get_running_loop().time
+        self._told_at = self._time()
 
     @property
     def is_between_events(self) -> bool:
@@ -168,6 +171,11 @@ class WovenStream(Account):
             raise BadResponse(f"the provider sent an event of more than {EVENT_BYTES} bytes")
         if not self._count_held(2 * len(held) + self._weaver.held_bytes):
             raise Overloaded("the gateway is at capacity: answers fill the memory that it has for them")
+        now = self._time()
+        if not relayed and now - self._told_at >= PING_S:
+            relayed += self._weaver.ping
+        if relayed:
+            self._told_at = now
         return bytes(relayed), findings
 
     def _finish(self) -> tuple[bytes, list[Finding]]:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
@@ -28,6 +28,7 @@ from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.errors import ToolError
 from bridgeserver.secret import Secret
 from bridgeserver.tools.names import Filter
+from bridgeserver.tools.schemas import accepted
 from bridgeserver.tools.tool import ToolResult
 from bridgeserver.tools.transport import DELETE_S, LOST, BoundedTransport
 from bridgeserver.tracing import span
@@ -51,6 +52,9 @@ REFRESH_S = 1.0
 LISTEN_S = 5.0
 """Between the end of a stream of changes and the next one."""
 
+GRACE_S = 5.0
+"""For calls that run when their session is to be opened again: what ended it may be no concern of theirs."""
+
 CLOSE_S = 4.0
 
 PAGES = 100
@@ -59,7 +63,13 @@ PAGES = 100
 TOOL_BYTES = 64 << 10
 """The longest description and schema of a tool, together; each request of each caller carries them."""
 
+OFFERED_BYTES = 4 << 20
+"""What is kept of the tools of a server; its pages could go on for as long as anybody listens."""
+
 NAME_CHARS = 256
+
+LEFT_OUT_NAMED = 10
+"""Tools that a line of the log names."""
 
 LIST_BYTES = 4 << 20
 """The longest answer that a server may give, if results may not be longer still."""
@@ -67,6 +77,9 @@ LIST_BYTES = 4 << 20
 ENVELOPE_BYTES = 64 << 10
 
 MESSAGE_CHARS = 500
+
+SECRET_CHARS = 4
+"""The shortest value of a header that is kept out of texts; a shorter one is no secret, and part of many words."""
 
 
 class Listed(NamedTuple):
@@ -98,7 +111,7 @@ class ServerSession:
         self._headers = {name: value.reveal() for name, value in server.headers.items()}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token.reveal()}"
-        self._secrets = [*self._headers.values(), *([] if token is None else [token.reveal()])]
+        self._secrets = _secrets(self._headers.values())
         self._config = config
         self._context = context
         self._on_change = on_change
@@ -115,6 +128,9 @@ class ServerSession:
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._stale = asyncio.Event()
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._task = asyncio.create_task(self._run(), name=f"mcp:{server.name}")
 
     @property
@@ -176,13 +192,24 @@ class ServerSession:
     async def _send(self, client: Client, tool: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
         # Not the package's `call_tool`: it runs a schema of the server's over its result, in the loop that serves.
         params = types.CallToolRequestParams(name=tool, arguments=dict(arguments))
-        return await client.session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await client.session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     def _lose(self, client: Client) -> None:
         if self._client is client:
-            self._client = None
-            self._connected.clear()
+            self._leave()
             self._ended.set()
+
+    def _leave(self) -> None:
+        """Let no call begin in the session that is there."""
+        self._client = None
+        self._connected.clear()
 
     async def _run(self) -> None:
         config, clock = self._config, asyncio.get_running_loop().time
@@ -228,12 +255,16 @@ class ServerSession:
                 if self._tells_changes(client):
                     stack.enter_context(_beside(self._listen(client), self._ended))
                 await self._ended.wait()
+                self._leave()
+                if not self._closing.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(GRACE_S):
+                            await self._idle.wait()
         except Exception as error:  # whatever a server brings about, the session is opened again
             self.failure = self._reason(error, transport)
             self.is_refused = transport.status in {401, 403}
         finally:
-            self._client = None
-            self._connected.clear()
+            self._leave()
         return was_there
 
     async def _opened(self, transport: BoundedTransport, stack: AsyncExitStack) -> Client:
@@ -294,7 +325,7 @@ class ServerSession:
         with span("StreamableHTTPServerProxy.Init.fetchTools", self._attributes) as traced:
             found: dict[str, Listed] = {}
             left_out: list[str] = []
-            count = 0
+            count = held = 0
             cursor: str | None = None
             for _page in range(PAGES):
                 page = await client.list_tools(cursor=cursor)
@@ -302,18 +333,24 @@ class ServerSession:
                 for tool in page.tools:
                     if not self._filter.takes(tool.name):
                         continue
-                    listed = Listed(tool.name, tool.description or "", _schema(tool.input_schema))
-                    if _size(listed) > TOOL_BYTES:
+                    listed = Listed(tool.name, tool.description or "", accepted(tool.input_schema))
+                    size = _size(listed)
+                    if size > TOOL_BYTES or held + size > OFFERED_BYTES:
                         left_out.append(tool.name[:NAME_CHARS])
                     else:
+                        held += size
                         found[tool.name] = listed
+                del left_out[LEFT_OUT_NAMED:]
                 cursor = page.next_cursor
                 if not cursor:
                     break
             traced.set("mcp_tool_count", count)
         if left_out:
-            reason = f"name, description and schema of each of these have more than {TOOL_BYTES} bytes together"
-            log.warning("mcp_tools_left_out", server=self.server.name, tools=left_out[:10], reason=reason)
+            reason = (
+                f"name, description and schema of a tool may have {TOOL_BYTES} bytes together, "
+                f"and those of all tools {OFFERED_BYTES}"
+            )
+            log.warning("mcp_tools_left_out", server=self.server.name, tools=left_out, reason=reason)
         return tuple(found[name] for name in sorted(found))
 
     def _reason(self, error: Exception, transport: BoundedTransport) -> str:
@@ -354,9 +391,10 @@ def _beside(work: Coroutine[Any, Any, None], ended: asyncio.Event) -> Generator[
         task.cancel()
 
 
-def _schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema that says what providers want to be said."""
-    return schema if schema.get("type") == "object" else {**schema, "type": "object"}
+def _secrets(values: Iterable[str]) -> list[str]:
+    """Return what has to be kept out of texts: the values of headers, also without the name of their scheme."""
+    parts = {part for value in values for part in (value, value.partition(" ")[2])}
+    return sorted((part for part in parts if len(part) >= SECRET_CHARS), key=len, reverse=True)
 
 
 def _size(tool: Listed) -> int:

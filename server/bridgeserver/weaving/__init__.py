@@ -5,6 +5,7 @@ answer that the client sees: the calls of these tools are left out, what belongs
 the turns cost is summed. Nothing here does I/O. One file for each protocol.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol as Interface
 
@@ -35,4 +36,14 @@ def weave(protocol: Protocol, body: bytes, catalog: Catalog, memories: Memories,
     that is nothing but usage. Raises NotWoven for a request in which the tools have no place.
     """
     restore, make = _WEAVERS[protocol.name]
+    if memories:
+        memories = _mentioned(body, memories)
     return make(restore(body, memories) if memories else body, catalog, drops_usage=drops_usage)
+
+
+def _mentioned(body: bytes, memories: Memories) -> Memories:
+    """Return those whose call may be in *body*: most are of other conversations, and to look at messages costs more."""
+    by_text = {anchor.encode("utf-8", "replace"): memory for anchor, memory in memories.items()}
+    longest_first = sorted(by_text, key=len, reverse=True)  # an id may begin like another one
+    found = set(re.findall(b"|".join(map(re.escape, longest_first)), body))
+    return {memory.anchor: memory for text, memory in by_text.items() if text in found}

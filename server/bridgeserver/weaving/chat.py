@@ -17,6 +17,7 @@ from bridgeserver.weaving.edits import (
     encode,
     inserted,
     is_array,
+    is_empty_array,
     replaced,
     shifted,
     spans_of,
@@ -299,8 +300,8 @@ def _inject(body: bytes, definitions: bytes) -> _Injected:
     """Put the tools behind the client's, and ask for one call at a time."""
     names = ("tools", "messages", "parallel_tool_calls", "n", "functions")
     tools, messages, parallel, choices, functions = find_each(body, names)
-    if messages is None or not is_array(body, messages):
-        raise NotWoven("the request has no array of messages")
+    if messages is None or not is_array(body, messages) or is_empty_array(body, messages):
+        raise NotWoven("the request has no array with messages")
     if choices is not None and body[slice(*choices)] not in {b"1", b"null"}:
         raise NotWoven("the request asks for several choices, which cannot be continued as one")
     if functions is not None:

@@ -17,6 +17,7 @@ from bridgeserver.weaving.edits import (
     encode,
     inserted,
     is_array,
+    is_empty_array,
     prepended,
     renumbered,
     replaced,
@@ -27,15 +28,8 @@ from bridgeserver.weaving.edits import (
 from bridgeserver.weaving.weaver import Call, Memories, Memory, NotWoven, Outcome, Weaver, frame, memories_in, split
 
 _ONE_CALL = b'"disable_parallel_tool_use":true'
-_INPUT_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-"""What a stream tells at its beginning, when nobody knows of the turns to come; its end tells their sums."""
-
-_GROWING = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
-}
-"""The member that a delta adds to, which has the same name in the delta and in the block."""
+_EARLY = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "server_tool_use")
+"""What a stream tells at its beginning, or in a turn that is not the last; its end tells their sums."""
 
 
 class MessagesWeaver(Weaver):
@@ -163,7 +157,7 @@ class MessagesWeaver(Weaver):
         self._own = {**self._own, **{name: value for name, value in usage.items() if value is not None}}
         if self._turns > 1 and usage:
             total = self._total()
-            names = dict.fromkeys([*usage, *(name for name in _INPUT_COUNTS if name in total)])
+            names = dict.fromkeys([*usage, *(name for name in _EARLY if name in total)])
             raw = frame(event, replaced(event.data, "usage", encode({name: total.get(name) for name in names})))
         return self._kept_back(raw)
 
@@ -215,15 +209,13 @@ class _Block:
         return self._start.get("type") != "text" or bool(self._text("text"))
 
     def add(self, delta: dict[str, Any]) -> None:
-        """Take a delta; kinds that are not known yet are passed over."""
-        kind = lenient.text(delta.get("type"))
-        if kind == "citations_delta":
-            self._citations.append(delta.get("citation"))
-        member = "partial_json" if kind == "input_json_delta" else _GROWING.get(kind)
-        if member is not None:
-            piece = lenient.text(delta.get(member))
-            self.size += len(piece)
-            self._pieces.setdefault(member, []).append(piece)
+        """Take a delta: text adds to the member of the block that has the same name, in kinds not known yet too."""
+        if "citation" in delta:
+            self._citations.append(delta["citation"])
+        for member, piece in delta.items():
+            if member != "type" and isinstance(piece, str):
+                self.size += len(piece)
+                self._pieces.setdefault(member, []).append(piece)
 
     def call(self, tool: Tool) -> Call:
         """Return the call that it is."""
@@ -282,8 +274,8 @@ class _Injected(NamedTuple):
 def _inject(body: bytes, definitions: bytes) -> _Injected:
     """Put the tools before the client's, so that its cache breakpoints stay, and ask for one call at a time."""
     tools, choice, messages = find_each(body, ("tools", "tool_choice", "messages"))
-    if messages is None or not is_array(body, messages):
-        raise NotWoven("the request has no array of messages")
+    if messages is None or not is_array(body, messages) or is_empty_array(body, messages):
+        raise NotWoven("the request has no array with messages")
     edits: list[Edit] = []
     members: list[bytes] = []
     if tools is None:
@@ -308,7 +300,7 @@ def _one_call(body: bytes, span: Span) -> list[Edit]:
     choice = lenient.read(body[slice(*span)])
     if choice is None or (isinstance(choice, dict) and not lenient.mapping(choice).get("type")):
         return [Edit(*span, encode({**lenient.mapping(choice), "type": "auto", "disable_parallel_tool_use": True}))]
-    if lenient.mapping(choice).get("type") not in {"auto", "any", "tool"}:
+    if lenient.text(lenient.mapping(choice).get("type")) not in {"auto", "any", "tool"}:
         return []
     flag = find_member(body, "disable_parallel_tool_use", span[0])
     if flag is None:

@@ -65,13 +65,13 @@ class ResponsesWeaver(Weaver):
         super().__init__(injected.body, injected.input[1] - 1, catalog)
         self._input: Span | None = injected.input
         self._is_conversation = injected.is_conversation
+        self._is_stored = self._may_be_stored = injected.may_be_stored
         self._items: dict[int, _Item] = {}
         self._held: list[tuple[Event, bytes, dict[str, Any]]] = []
         self._before: list[bytes] = []
         self._shown = 0
         self._sequence = -1
         self._is_changed = False
-        self._is_stored = True
         self._own: dict[str, Any] = {}
         self._end = b""
         self._first_id = ""
@@ -218,7 +218,7 @@ class ResponsesWeaver(Weaver):
         if own_id is not None and self._first_id and last_id != self._first_id:
             # A client takes the stream for one response, and checks that; it goes on from the id that it knows.
             edits.append(Edit(*own_id, encode(self._first_id)))
-            self.continued = (self._first_id, last_id)
+            self.continued = (lenient.identifier(self._first_id), lenient.identifier(last_id))
         if is_hiding:
             self._is_changed = True
         text = splice(event.data, edits)
@@ -236,14 +236,14 @@ class ResponsesWeaver(Weaver):
     def _take_end(self, response: dict[str, Any], output: bytes) -> None:
         """Take the response as a whole, and say what has to be called unless it was cut off."""
         self._own = lenient.mapping(response.get("usage"))
-        self._is_stored = response.get("store") is not False
+        self._is_stored = self._may_be_stored and response.get("store") is not False
         for index, element in enumerate(elements_of(output)):
             if index not in self._items:
                 item = self._items[index] = self._begun(lenient.mapping(lenient.read(element)))
                 self._decided(item)
             self._items[index].text = element
         self._show([item for item in self._items.values() if not item.is_decided])
-        if response.get("status") in {"completed", None}:
+        if response.get("status") in ("completed", None):  # no set: it may be anything
             self.calls = [item.call(item.tool) for item in self._items.values() if item.tool is not None]
             self.is_mixed = bool(self.calls) and any(item.is_for_client for item in self._items.values())
 
@@ -253,7 +253,7 @@ class ResponsesWeaver(Weaver):
     def _sent(self, item: "_Item") -> bytes:
         """Return an item as it goes back to the provider, or nothing."""
         members = lenient.mapping(lenient.read(item.text)) if item.text else {}
-        if members.get("type") not in _SENDABLE:
+        if lenient.text(members.get("type")) not in _SENDABLE:
             return b""
         if self._is_stored:
             return item.text
@@ -329,17 +329,31 @@ def restore(body: bytes, memories: Memories) -> bytes:
         return body
     edits: list[Edit] = []
     done: set[str] = set()
-    for item in spans_of(body, span):
+    spans = spans_of(body, span)
+    for number, item in enumerate(spans):
         for memory in memories_in(body, item, memories):
-            members = lenient.mapping(lenient.read(body[slice(*item)]))
+            members = _members(body, item)
             if members.get("call_id") != memory.anchor or memory.anchor in done:
                 continue
             done.add(memory.anchor)
             if lenient.text(members.get("type")).endswith("_output"):
                 edits += inserted(item, memory.results, ())
             else:
-                edits += inserted(item, memory.before, (*memory.after, *memory.results))
+                first = _beginning(body, spans[: number + 1])
+                edits += inserted((first, item[1]), memory.before, (*memory.after, *memory.results))
     return splice(body, edits)
+
+
+def _beginning(body: bytes, spans: Sequence[Span]) -> int:
+    """Return where the reasoning begins that led to the last of these items; nothing may come between the two."""
+    number = len(spans) - 1
+    while number and _members(body, spans[number - 1]).get("type") == "reasoning":
+        number -= 1
+    return spans[number][0]
+
+
+def _members(body: bytes, item: Span) -> dict[str, Any]:
+    return lenient.mapping(lenient.read(body[slice(*item)]))
 
 
 def continued_from(body: bytes) -> list[str]:
@@ -363,12 +377,14 @@ class _Injected(NamedTuple):
     input: Span
     is_conversation: bool
     """Whether the provider itself keeps what was said."""
+    may_be_stored: bool
+    """Whether the client did not forbid that answers are kept."""
 
 
 def _inject(body: bytes, definitions: bytes) -> _Injected:
     """Put the tools behind the client's, and ask for one call at a time."""
-    names = ("tools", "input", "parallel_tool_calls", "conversation", "background")
-    tools, asked, parallel, conversation, background = find_each(body, names)
+    names = ("tools", "input", "parallel_tool_calls", "conversation", "background", "store")
+    tools, asked, parallel, conversation, background, store = find_each(body, names)
     if asked is None or body[asked[0] : asked[0] + 1] not in {b"[", b'"'}:
         raise NotWoven("the request has no input that could be continued")
     if background is not None and body[slice(*background)] == b"true":
@@ -391,7 +407,8 @@ def _inject(body: bytes, definitions: bytes) -> _Injected:
         edits.append(added(body, members))
     start, end = shifted(asked[0], edits), shifted(asked[1] - 1, edits) + 1
     is_conversation = conversation is not None and body[slice(*conversation)] != b"null"
-    return _Injected(splice(body, edits), (start, end), is_conversation)
+    may_be_stored = store is None or body[slice(*store)] != b"false"
+    return _Injected(splice(body, edits), (start, end), is_conversation, may_be_stored)
 
 
 def _define(tools: Sequence[Tool]) -> bytes:

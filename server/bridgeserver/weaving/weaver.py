@@ -95,6 +95,11 @@ class Weaver(ABC):
         """What is kept of the turn, roughly."""
         return 0
 
+    @property
+    def is_first_turn(self) -> bool:
+        """Whether the answer that was begun last is the first."""
+        return self._turns == 1
+
     def find(self, name: str) -> Tool | None:
         """Return the gateway's tool that the model calls by that name."""
         return self._catalog.find(name)
@@ -159,4 +164,4 @@ def split(elements: Iterable[tuple[bytes, bool]], is_anchor: Callable[[bytes], b
 
 def memories_in(body: bytes, span: Span, memories: Memories) -> list[Memory]:
     """Return those whose call may be in the text at *span*."""
-    return [memory for anchor, memory in memories.items() if body.find(anchor.encode(), *span) >= 0]
+    return [memory for anchor, memory in memories.items() if body.find(anchor.encode("utf-8", "replace"), *span) >= 0]
