@@ -146,19 +146,19 @@ class Store:
 
     def enable_provider(self, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
         """Switch a provider: a stored one itself, one of the file by an override. Raises NotFound."""
-        self._write(providers.enable, name, enabled=enabled, actor=actor, file_names=file_names)
+        self._write(providers.KIND.enable, name, enabled=enabled, actor=actor, file_names=file_names)
 
     def override_provider(self, name: str, *, enabled: bool, actor: str) -> None:
         """Switch the file's provider of that name until `reset_provider`."""
-        self._write(providers.override, name, enabled=enabled, actor=actor)
+        self._write(providers.KIND.override, name, enabled=enabled, actor=actor)
 
     def reset_provider(self, name: str, actor: str) -> None:
         """End an override; raises NotFound if there is none."""
-        self._write(providers.reset, name, actor)
+        self._write(providers.KIND.reset, name, actor)
 
     def provider_overrides(self) -> dict[str, bool]:
         """Return `enabled` of the file's providers that were switched, by name."""
-        return self._read(providers.overrides)
+        return self._read(providers.KIND.overrides)
 
     def config_revision(self) -> int:
         """Return a number that grows with every change of a stored provider or an override."""
