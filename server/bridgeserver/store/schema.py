@@ -308,6 +308,41 @@ provider_overrides = Table(
     Column("created_at", Timestamp, nullable=False),
 )
 
+mcp_servers = Table(
+    "mcp_servers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),  # without its query
+    # Each {"masked": {name: hint}, "sealed": text}, as the tables in a provider's settings; a query is one text, named
+    # like its column.
+    Column("query", Text, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("user_token", Boolean, nullable=False),
+    Column("allow", Text, nullable=False),
+    Column("deny", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("allow_link_local", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+    Column("deleted_at", Timestamp),
+)
+Index(
+    "ix_mcp_servers_name",
+    mcp_servers.c.name,
+    unique=True,
+    sqlite_where=mcp_servers.c.deleted_at.is_(None),
+    postgresql_where=mcp_servers.c.deleted_at.is_(None),
+)
+
+mcp_server_overrides = Table(
+    "mcp_server_overrides",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+
 mcp_tokens = Table(
     "mcp_tokens",
     metadata,
