@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -28,7 +29,7 @@ class FakeReloader:
     """A reloader with two MCP servers, which no change of a token needs to reload."""
 
     file_names = frozenset[str]()
-    file_servers: ClassVar[dict[str, str]] = {}
+    file_servers = MappingProxyType[str, str]({})
 
     def apply(self, timeout_s: float) -> bool:
         raise AssertionError(timeout_s)
