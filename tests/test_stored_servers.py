@@ -235,6 +235,16 @@ def test_a_row_that_cannot_be_read_is_an_error_of_its_own(store: Store) -> None:
     assert {shown.name: shown.headers for shown in store.list_mcp_servers()}["text"] == {}
 
 
+@pytest.mark.parametrize("url", ["https://[", "https://h:x", "nonsense"])
+def test_a_broken_url_can_be_set_again(store: Store, url: str) -> None:
+    """It is no place, so tokens do not go on from it."""
+    make(store, user_token=True)
+    give(store, "ann")
+    query(store, f"UPDATE mcp_servers SET url = '{url}'")
+    change(store, url=URL)
+    assert (loaded(store).url, owners(store)) == (URL, [])
+
+
 def test_a_switch_goes_to_where_the_server_is(store: Store) -> None:
     """A stored server is switched itself, one of the file by an override; an unknown name lists the others."""
     make(store)

@@ -119,9 +119,12 @@ def is_same_place(url: str, other: str) -> bool:
     return _origin(url) == _origin(other)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
+    except ValueError:  # a row that somebody has broken can be set again
+        return None
 
 
 def _given(struct: ServerFields | ServerChanges) -> Values:
