@@ -176,6 +176,13 @@ def bridgecore(folder: Path, *arguments: str, **options: Any) -> "subprocess.Com
     )
 
 
+def succeed(folder: Path, *arguments: str, typed: str = "") -> str:
+    """Run a command with *typed* as its standard input, and return what it printed."""
+    done = bridgecore(folder, *arguments, input=typed)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records in the store of *folder*."""
     store = open_store(f"sqlite:///{folder}/bridgecore.db")

@@ -120,6 +120,12 @@ def tables(path: Path, names: Sequence[str] = TABLES) -> dict[str, list[dict[str
     return found
 
 
+def query(path: Path, sql: str, *values: str) -> list[tuple[Any, ...]]:
+    """Run one statement beside the store."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(sql, values).fetchall()
+
+
 def empty(path: Path) -> None:
     """Remove all records."""
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -35,6 +35,7 @@ class FakeReloader:
 
     def __init__(self, store: Any) -> None:
         self.file_names = frozenset(FILE)
+        self.file_servers: dict[str, str] = {}
         self.number = 1
         self.workers: tuple[WorkerStatus, ...] = (WorkerStatus(4711, 1, ready=True, reason=""),)
         self.is_stuck = False

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,13 +29,14 @@ class FakeReloader:
     """A reloader with two MCP servers, which no change of a token needs to reload."""
 
     file_names = frozenset[str]()
+    file_servers = MappingProxyType[str, str]({})
 
     def apply(self, timeout_s: float) -> bool:
         raise AssertionError(timeout_s)
 
     def status(self) -> ReloadStatus:
         servers = tuple(
-            McpServerStatus(name, "https://mcp.example", user_token=takes, enabled=True, allow="", deny="")
+            McpServerStatus(name, "https://mcp.example", "enabled", "", "file", user_token=takes)
             for name, takes in (("wiki", True), ("clock", False))
         )
         return ReloadStatus(1, None, None, None, None, (), None, (), (), servers)
@@ -130,7 +132,7 @@ def test_what_is_not_there_is_404(lab: Lab) -> None:
         status, message = refused(lab.ask(method, path, body))
         assert (status, message) == (404, "no user named 'eve'; `bridgecore users list` shows those there are")
     unknown = lab.ask("PUT", f"{USERS}/ann/tools/wik", {"token": TOKEN})
-    assert refused(unknown) == (404, "no MCP server named 'wik' in the configuration; there are: wiki, clock")
+    assert refused(unknown) == (404, "no MCP server named 'wik'; there are: wiki, clock")
     missing = lab.ask("DELETE", f"{USERS}/ann/tools/clock")
     assert refused(missing) == (404, "user 'ann' has no token for 'clock'; there are tokens for: none")
     for path in (f"{USERS}/ann", USERS, f"{USERS}//tools", f"{WIKI}/x", f"{USERS}/ann/tools/wi%6bi"):

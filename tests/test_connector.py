@@ -176,6 +176,18 @@ def test_a_server_that_comes_back_brings_its_tools(other: McpServer) -> None:
     assert [log["event"] for log in logs] == ["mcp_server_failed", "mcp_server_back"]
 
 
+def test_a_server_whose_address_was_mended_is_waited_for(server: McpServer) -> None:
+    """That it was away is known of the address and not of the name."""
+
+    async def test(lab: Lab) -> None:
+        async with lab.box(McpServerConfig(name="lab", url="http://127.0.0.1:9/mcp")) as box:
+            assert (ids(box), box.is_degraded) == ([], True)
+        async with lab.box(server.config(allow="^add$")) as box:
+            assert ids(box) == ["bmcp_lab_add"]
+
+    assert [log["event"] for log in run(test)] == ["mcp_server_failed"]
+
+
 def test_who_is_refused_is_not_waited_for_by_others(other: McpServer) -> None:
     """The server is there; that it does not let one user in says nothing of another."""
 

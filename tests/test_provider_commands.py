@@ -18,9 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 def ok(folder: Path, *arguments: str, typed: str = "") -> str:
     """Run an action that succeeds and return what it printed."""
-    done = gateways.bridgecore(folder, "providers", *arguments, input=typed)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return gateways.succeed(folder, "providers", *arguments, typed=typed)
 
 
 def rows(folder: Path) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from bridgeserver.reload import Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import Store, open_store
-from bridgeserver.store.stored import ProviderFields
+from bridgeserver.store.stored import ProviderFields, ServerFields
 from gateway import eventually
 
 FILE = """
@@ -112,7 +112,7 @@ def test_a_store_that_fails_applies_nothing(lab: Lab, monkeypatch: pytest.Monkey
         raise StoreUnavailable("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "load_providers", fail)
+        patch.setattr(Store, "load", fail)
         patch.setattr(Store, "config_revision", fail)
         assert not reloader.apply(5)
         assert reloader.status().store_error == "the disk is gone"
@@ -204,7 +204,7 @@ def test_mcp_servers_and_tools_make_generations(lab: Lab) -> None:
     assert len(lab.control.snapshots) == before
     assert follow(off).mcp_servers == ()
     (status,) = reloader.status().mcp_servers
-    assert (status.name, status.url, status.enabled) == ("wiki", "http://127.0.0.1:1/mcp", False)
+    assert (status.name, status.url, status.status) == ("wiki", "http://127.0.0.1:1/mcp", "disabled")
     assert reloader.status().restart_needed == ()
 
 
@@ -216,3 +216,51 @@ def test_a_mistake_in_an_mcp_server_is_one_of_the_whole_file(lab: Lab) -> None:
     assert lab.in_force() == ["http://127.0.0.1:1/v1"]
     assert "mcp_servers[0].url: found" in str(reloader.status().last_error)
     assert "hunter2" not in str(reloader.status().last_error)
+
+
+def test_stored_mcp_servers_stand_beside_the_files(lab: Lab) -> None:
+    """Each change is published with the providers as they are: a switch of the file's, a stored one in its place."""
+    lab.environ = {"WIKI": "Bearer a"}
+    lab.file.write_text(FILE.format(port=1) + WIKI.format(enabled="true"))
+    reloader = lab.start()
+
+    def published() -> list[tuple[str, str]]:
+        assert reloader.apply(5)
+        assert lab.in_force() == ["http://127.0.0.1:1/v1"]
+        return [(server.name, server.url) for server in lab.control.snapshots[-1].mcp_servers]
+
+    def statuses() -> list[tuple[str, str, str]]:
+        return [(each.name, each.source, each.status) for each in reloader.status().mcp_servers]
+
+    filed, stored = ("wiki", "http://127.0.0.1:1/mcp?key=hunter2"), ("wiki", "http://127.0.0.1:9/mcp")
+    assert published() == [filed]
+    lab.store.enable_mcp_server("wiki", enabled=False, actor="tests", file_names=reloader.file_servers)
+    assert (published(), statuses()) == ([], [("wiki", "file", "disabled")])
+    lab.store.create_mcp_server(lab.vault, ServerFields(name="wiki", url=stored[1]), "tests")
+    assert (published(), statuses()) == ([stored], [("wiki", "store", "enabled")])
+    lab.store.create_mcp_server(lab.vault, ServerFields(name="clock", url="http://127.0.0.1:9/clock"), "tests")
+    assert published() == [stored, ("clock", "http://127.0.0.1:9/clock")]
+    assert reloader.file_servers == {"wiki": "http://127.0.0.1:1/mcp"}
+    lab.store.delete_mcp_server("wiki", "tests")
+    lab.store.reset_mcp_server("wiki", "tests")
+    eventually(lambda: True if statuses()[-1:] == [("wiki", "file", "enabled")] else None)
+    assert published()[0] == filed
+
+
+def test_a_stored_mcp_server_that_cannot_be_opened_is_excluded(lab: Lab) -> None:
+    """It hides the file's of its name; the others serve, and its status says why."""
+    lab.environ = {"WIKI": "Bearer a"}
+    lab.file.write_text(FILE.format(port=1) + WIKI.format(enabled="true"))
+    fields = ServerFields(name="wiki", url="http://127.0.0.1:9/mcp", headers={"X-A": Secret("hunter2")})
+    lab.store.upgrade()
+    lab.store.create_mcp_server(lab.vault, fields, "tests")
+    lab.store.create_mcp_server(lab.vault, ServerFields(name="clock", url="http://127.0.0.1:9/clock"), "tests")
+    lab.store.path.with_name(f"{lab.store.path.name}.key").unlink()
+    lab.vault = open_vault(lab.config.store, lab.store.path)
+    reloader = lab.start()
+    assert reloader.apply(5)
+    assert [server.name for server in lab.control.snapshots[-1].mcp_servers] == ["clock"]
+    clock, wiki = reloader.status().mcp_servers
+    assert (clock.status, wiki.status, wiki.source) == ("enabled", "error", "store")
+    assert "the key file" in wiki.reason
+    assert "hunter2" not in str(reloader.status())

@@ -1,9 +1,7 @@
 """Providers of the store: made, changed, loaded and merged; what is wrong with a row or a request."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +43,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def query(store: Store, sql: str) -> list[tuple[Any, ...]]:
     """Run one statement beside the store."""
-    with closing(sqlite3.connect(store.path)) as connection, connection:
-        return connection.execute(sql).fetchall()
+    return samples.query(store.path, sql)
 
 
 def fields(name: str = "main", **members: Any) -> ProviderFields:
@@ -218,7 +215,10 @@ def test_a_name_is_taken_once(store: Store) -> None:
         ({"keys": (Secret(""),)}, "keys[0]: found a literal of 0 characters"),
         ({"keys": (Secret(" hunter2"),)}, "keys[0]: found a literal of 8 characters"),
         ({"keys": (Secret("hunter2\n"),)}, "keys[0]: found a literal of 8 characters"),
-        ({"keys": (Secret("env:HOME"),)}, "keys[0]: found a reference that begins with env:, expected the key itself"),
+        (
+            {"keys": (Secret("env:HOME"),)},
+            "keys[0]: found a reference that begins with env:, expected the secret",
+        ),
         ({"keys": (Secret("file:/etc/passwd"),)}, "keys[0]: found a reference that begins with file:"),
         ({"keys": tuple(Secret(f"hunter2-{n}") for n in range(6))}, "keys: found 6 keys, expected at most 5"),
         ({"keys": (Secret("hunter2"), Secret("hunter2"))}, "keys: found a key a second time"),

@@ -47,9 +47,7 @@ def tools(folder: Path, *arguments: str, typed: str = "") -> "subprocess.Complet
 
 def ok(folder: Path, *arguments: str, typed: str = "") -> str:
     """Run an action that succeeds and return what it printed."""
-    done = tools(folder, *arguments, typed=typed)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return gateways.succeed(folder, "tools", *arguments, typed=typed)
 
 
 def rows(folder: Path, *arguments: str) -> list[list[str]]:
@@ -128,7 +126,7 @@ def test_nothing_usable_is_typed(folder: Path) -> None:
         (
             ["login", "wik", "--user", "ann"],
             "t",
-            "no MCP server named 'wik' in the configuration; there are: wiki, clo",
+            "no MCP server named 'wik'; there are: wiki, clock",
         ),
         (["login", "clock", "--user", "ann"], "t", "'clock' takes no token of a user: set user_token = true"),
         (["login", "wiki", "--user", "eve"], "t", "no user named 'eve'; `bridgecore users list`"),
@@ -264,9 +262,9 @@ def test_a_call_that_cannot_be_made(working: Path, arguments: list[str], complai
 
 
 def test_without_servers_there_is_nothing_to_list(tmp_path: Path) -> None:
-    """It says what the configuration has."""
+    """It says which there are."""
     gateways.write_config(tmp_path, "http://127.0.0.1:9")
-    assert "no MCP server is there for this user; the configuration has: none" in tools(tmp_path, "list").stderr
+    assert "no MCP server is there for this user; there are: none" in tools(tmp_path, "list").stderr
 
 
 def test_the_worked_example(tmp_path: Path, office: str) -> None:

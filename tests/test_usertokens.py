@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
+import samples
 from bridgeserver.asks import Answer
 from bridgeserver.config import Config, StoreConfig, load
 from bridgeserver.control import ControlServer, Snapshot
@@ -49,8 +49,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def query(store: Store, sql: str, *values: str) -> list[tuple[Any, ...]]:
     """Run one statement beside the store."""
-    with closing(sqlite3.connect(store.path)) as connection, connection:
-        return connection.execute(sql, values).fetchall()
+    return samples.query(store.path, sql, *values)
 
 
 def put(store: Store, server: str = "wiki", token: str = WIKI, user: str = "ann", vault: Vault = VAULT) -> UserToken:

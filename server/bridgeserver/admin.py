@@ -1,4 +1,4 @@
-"""The parent's answers to administrators: providers, users' tokens, the detail of readiness, and the metrics.
+"""The parent's answers to administrators: providers, MCP servers, users' tokens, readiness in detail, and the metrics.
 
 A worker has checked who asks. Everything here is synchronous and runs in a thread of the parent; what it keeps
 between two requests is in the store and in the reloader.
@@ -6,6 +6,7 @@ between two requests is in the store and in the reloader.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -17,8 +18,10 @@ from bridgeserver.asks import Answer, Ask, Refused, refusal
 from bridgeserver.bodies import convert, read
 from bridgeserver.catalog import Catalog, State
 from bridgeserver.errors import BridgeError
+from bridgeserver.provider_catalog import ProviderCatalog
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
+from bridgeserver.server_catalog import ServerCatalog
 from bridgeserver.store import Store
 from bridgeserver.store.instants import iso
 from bridgeserver.store.stored import UserToken
@@ -28,6 +31,7 @@ from bridgeserver.usertokens import check_server
 log = structlog.get_logger("bridgecore")
 
 PROVIDERS = "/-/api/v1/providers"
+MCP_SERVERS = "/-/api/v1/mcp-servers"
 USERS = "/-/api/v1/users"
 APPLY_S = 1.0
 """How long an answer waits until every worker follows the change."""
@@ -39,6 +43,9 @@ APPLIED = "x-bridge-applied"
 # Nothing but a user's name is decoded in a path: nothing else needs an escape, so what has one is none of ours.
 ID = r"([A-Za-z0-9-]{1,128})"
 USER = "([^/]+)"
+
+
+AnyCatalog = Catalog[Any, Any]
 
 
 class Route(NamedTuple):
@@ -58,7 +65,6 @@ class Admin:
     """Answers whatever a worker forwards; any thread may call it."""
 
     def __init__(self, store: Store, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]) -> None:
-        self._catalog = Catalog(store, vault, state)
         self._store = store
         self._vault = vault
         self._state = state
@@ -66,9 +72,8 @@ class Admin:
         self._routes = (
             Route("/-/readyz", {"GET": self._readiness}),
             Route("/-/metrics", {"GET": self._metrics}),
-            Route(PROVIDERS, {"GET": self._list, "POST": self._create}),
-            Route(f"{PROVIDERS}/{ID}", {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}),
-            Route(f"{PROVIDERS}/{ID}/reset", {"POST": self._reset}),
+            *self._kind(PROVIDERS, "providers", ProviderCatalog(store, vault, state)),
+            *self._kind(MCP_SERVERS, "mcp_servers", ServerCatalog(store, vault, state)),
             Route(f"{USERS}/{USER}/tools", {"GET": self._list_tokens}),
             Route(f"{USERS}/{USER}/tools/{ID}", {"PUT": self._set_token, "DELETE": self._remove_token}),
         )
@@ -96,6 +101,15 @@ class Admin:
                 return handler(ask, *match.groups())
         raise Refused(404, f"route not supported: {ask.method} {redact(ask.path)}")
 
+    def _kind(self, path: str, member: str, catalog: AnyCatalog) -> tuple[Route, ...]:
+        """Return what can be done with one kind; *member* is what its list is called."""
+        one = {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}
+        return (
+            Route(path, {"GET": partial(self._list, catalog, member), "POST": partial(self._create, catalog, path)}),
+            Route(f"{path}/{ID}", {method: partial(handler, catalog) for method, handler in one.items()}),
+            Route(f"{path}/{ID}/reset", {"POST": partial(self._reset, catalog)}),
+        )
+
     def _readiness(self, _ask: Ask) -> Answer:
         status = self._state.status()
         detail = {
@@ -116,30 +130,30 @@ class Admin:
     def _metrics(self, _ask: Ask) -> Answer:
         return Answer(200, metrics.render(self._state.status(), self._counters()), metrics.CONTENT_TYPE)
 
-    def _list(self, _ask: Ask) -> Answer:
-        return _json(200, {"providers": self._catalog.views()})
+    def _list(self, catalog: AnyCatalog, member: str, _ask: Ask) -> Answer:
+        return _json(200, {member: catalog.views()})
 
-    def _create(self, ask: Ask) -> Answer:
-        name = self._catalog.create(ask.body, ask.actor)
-        headers = self._apply() | {"location": f"{PROVIDERS}/{name}"}
-        return _json(201, self._catalog.view(name), headers)
+    def _create(self, catalog: AnyCatalog, path: str, ask: Ask) -> Answer:
+        name = catalog.create(ask.body, ask.actor)
+        headers = self._apply() | {"location": f"{path}/{name}"}
+        return _json(201, catalog.view(name), headers)
 
-    def _get(self, _ask: Ask, id_or_name: str) -> Answer:
-        return _json(200, self._catalog.view(id_or_name))
+    def _get(self, catalog: AnyCatalog, _ask: Ask, id_or_name: str) -> Answer:
+        return _json(200, catalog.view(id_or_name))
 
-    def _change(self, ask: Ask, id_or_name: str) -> Answer:
-        name = self._catalog.change(id_or_name, ask.body, ask.actor)
+    def _change(self, catalog: AnyCatalog, ask: Ask, id_or_name: str) -> Answer:
+        name = catalog.change(id_or_name, ask.body, ask.actor)
         headers = self._apply()
-        return _json(200, self._catalog.view(name), headers)
+        return _json(200, catalog.view(name), headers)
 
-    def _delete(self, ask: Ask, id_or_name: str) -> Answer:
-        self._catalog.delete(id_or_name, ask.actor)
+    def _delete(self, catalog: AnyCatalog, ask: Ask, id_or_name: str) -> Answer:
+        catalog.delete(id_or_name, ask.actor)
         return Answer(204, b"", headers=self._apply())
 
-    def _reset(self, ask: Ask, name: str) -> Answer:
-        self._catalog.reset(name, ask.actor)
+    def _reset(self, catalog: AnyCatalog, ask: Ask, name: str) -> Answer:
+        catalog.reset(name, ask.actor)
         headers = self._apply()
-        view = self._catalog.find(name)  # an override may outlive the file's provider
+        view = catalog.find(name)  # an override may outlive what the file had of that name
         return Answer(204, b"", headers=headers) if view is None else _json(200, view, headers)
 
     def _list_tokens(self, _ask: Ask, user: str) -> Answer:
@@ -152,7 +166,7 @@ class Admin:
         return _json(201 if token.created_at == token.updated_at else 200, _token_view(token))
 
     def _remove_token(self, ask: Ask, user: str, server: str) -> Answer:
-        # Also where the configuration has that server no longer.
+        # Also where there is no such server any longer.
         self._store.remove_user_token(_decoded(user), server, ask.actor)
         return Answer(204, b"")
 

@@ -1,64 +1,28 @@
-"""The providers as an administrator sees and changes them: those of the configuration file and of the store, in one.
+"""What an administrator sees and changes of one kind: those of the configuration file and of the store, in one list.
 
-A provider of the store replaces the file's of that name whole. A file's provider is changed in the file; all that
-can be done to it here is to switch it, which writes an override, and to end that override again.
+One of the store replaces the file's of that name whole. One of the file is changed in the file; all that can be done to
+it here is to switch it, which writes an override, and to end that override again.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 
 from bridgeserver.asks import Refused
 from bridgeserver.bodies import convert, read
-from bridgeserver.sealing import Vault
-from bridgeserver.secret import Secret
-from bridgeserver.status import ProviderStatus, ReloadStatus
-from bridgeserver.store.stored import GivenSettings, KeyChange, ProviderChanges, ProviderFields, StoredProvider
+from bridgeserver.status import McpServerStatus, ProviderStatus, ReloadStatus
+from bridgeserver.store.stored import StoredProvider, StoredServer
 
 View = dict[str, Any]
-"""A provider as the answers show it."""
+"""One of the kind as the answers show it."""
 
+NOT_YET = "the workers do not have it yet"
 
-class NewProvider(Struct, frozen=True, kw_only=True):
-    """The body of a request for a new provider."""
-
-    type: str
-    name: str
-    base_url: str | UnsetType = UNSET
-    api_keys: tuple[Secret, ...] = ()
-    enabled: bool = True
-    display_name: str = ""
-    icon: str = ""
-    settings: Any = None
-
-
-class Patch(Struct, frozen=True, kw_only=True):
-    """The body of a request for a change: what is omitted stays, and `api_keys` are all that there will be."""
-
-    type: str | UnsetType = UNSET
-    name: str | UnsetType = UNSET
-    base_url: str | UnsetType = UNSET
-    api_keys: list[Any] | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-    display_name: str | UnsetType = UNSET
-    icon: str | UnsetType = UNSET
-    settings: Any = UNSET
-
-
-class ProviderStore(Protocol):
-    """What is needed of the store; every method raises StoreError if the database fails."""
-
-    def list_providers(self) -> Sequence[StoredProvider]: ...
-    def create_provider(self, vault: Vault, fields: ProviderFields, actor: str) -> StoredProvider: ...
-    def update_provider(
-        self, vault: Vault, id_or_name: str, changes: ProviderChanges, actor: str
-    ) -> StoredProvider: ...
-    def delete_provider(self, id_or_name: str, actor: str) -> None: ...
-    def enable_provider(self, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None: ...
-    def reset_provider(self, name: str, actor: str) -> None: ...
-    def provider_overrides(self) -> Mapping[str, bool]: ...
+Stored = TypeVar("Stored", StoredProvider, StoredServer)
+Status = TypeVar("Status", ProviderStatus, McpServerStatus)
 
 
 class State(Protocol):
@@ -67,6 +31,11 @@ class State(Protocol):
     @property
     def file_names(self) -> Collection[str]:
         """The providers of the configuration file."""
+        ...
+
+    @property
+    def file_servers(self) -> Mapping[str, str]:
+        """The URLs of the MCP servers of the configuration file by name."""
         ...
 
     def status(self) -> ReloadStatus:
@@ -78,139 +47,137 @@ class State(Protocol):
         ...
 
 
-class Catalog:
-    """The providers of both sources. Methods raise Refused for what cannot be done, and what the store raises."""
+class Catalog(ABC, Generic[Stored, Status]):
+    """One kind of both sources. Methods raise Refused for what cannot be done, and what the store raises."""
 
-    def __init__(self, store: ProviderStore, vault: Vault, state: State) -> None:
-        self._store = store
-        self._vault = vault
+    noun: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]]
+    """Members that are for good."""
+    patch: ClassVar[type[Struct]]
+    """The body of a request for a change: what is omitted stays."""
+
+    def __init__(self, state: State) -> None:
         self._state = state
 
+    @abstractmethod
+    def create(self, body: bytes, actor: str) -> str:
+        """Store one and return its name."""
+
+    @abstractmethod
+    def _stored(self) -> Sequence[Stored]:
+        """Return those of the store."""
+
+    @abstractmethod
+    def _file_names(self) -> Collection[str]:
+        """Return the names of those of the file."""
+
+    @abstractmethod
+    def _in_force(self, status: ReloadStatus) -> Sequence[Status]:
+        """Return what is in force of both."""
+
+    @abstractmethod
+    def _stored_view(self, stored: Stored) -> View:
+        """Return what is shown of a stored one, beside its state."""
+
+    @abstractmethod
+    def _file_view(self, name: str, found: Status | None) -> View:
+        """Return the same of one of the file, with what is said of it if it is in force."""
+
+    @abstractmethod
+    def _change(self, name: str, given: dict[str, Any], actor: str) -> None:
+        """Change a stored one."""
+
+    @abstractmethod
+    def _switch(self, name: str, *, enabled: bool, actor: str) -> None:
+        """Override `enabled` of one of the file."""
+
+    @abstractmethod
+    def _delete(self, name: str, actor: str) -> None:
+        """Delete a stored one."""
+
+    @abstractmethod
+    def _overrides(self) -> Mapping[str, bool]:
+        """Return the overrides by name."""
+
+    @abstractmethod
+    def _end_override(self, name: str, actor: str) -> None:
+        """End one of these."""
+
     def views(self) -> list[View]:
-        """Return all providers by name."""
+        """Return all by name."""
         status = self._state.status()
-        overrides = self._store.provider_overrides()
-        in_force = {provider.name: provider for provider in status.providers}
-        stored = {provider.name: provider for provider in self._store.list_providers()}
-        from_file = {name for name, provider in in_force.items() if provider.source == "file"} | {
-            *self._state.file_names
-        }
-        views = [_stored_view(provider, in_force.get(name), status) for name, provider in stored.items()]
-        views += [_file_view(name, in_force.get(name), overrides.get(name)) for name in from_file - stored.keys()]
+        overrides = self._overrides()
+        in_force = {(found.source, found.name): found for found in self._in_force(status)}
+        stored = {item.name: item for item in self._stored()}
+        reason = status.last_error or status.store_error or NOT_YET
+        views = [
+            self._stored_view(item) | _state("store", in_force.get(("store", name)), reason) | {"override": None}
+            for name, item in stored.items()
+        ]
+        from_file = {name for source, name in in_force if source == "file"} | {*self._file_names()}
+        for name in from_file - stored.keys():
+            found = in_force.get(("file", name))
+            view = self._file_view(name, found) | _state("file", found, NOT_YET) | {"override": overrides.get(name)}
+            enabled = found is None or found.status != "disabled"
+            views.append(view | {"enabled": overrides.get(name, enabled)})
         return sorted(views, key=lambda view: str(view["name"]))
 
     def find(self, id_or_name: str) -> View | None:
-        """Return one provider, or None if there is no such; a name beats an id."""
+        """Return one, or None if there is no such; a name beats an id."""
         views = self.views()
         return next((view for member in ("name", "id") for view in views if view[member] == id_or_name), None)
 
     def view(self, id_or_name: str) -> View:
-        """Return one provider."""
+        """Return one."""
         view = self.find(id_or_name)
         if view is None:
-            raise Refused(404, f"no provider has the id or the name {id_or_name}; the list shows those there are")
+            raise Refused(404, f"no {self.noun} has the id or the name {id_or_name}; the list shows those there are")
         return view
 
-    def create(self, body: bytes, actor: str) -> str:
-        """Store a provider and return its name."""
-        given = convert(read(body), NewProvider)
-        settings = {} if given.settings is None else _given(convert(given.settings, GivenSettings, "body: settings"))
-        fields = ProviderFields(
-            type=given.type,
-            name=given.name,
-            base_url=given.base_url,
-            keys=given.api_keys,
-            enabled=given.enabled,
-            display_name=given.display_name,
-            icon=given.icon,
-            **settings,
-        )
-        return self._store.create_provider(self._vault, fields, actor).name
-
     def change(self, id_or_name: str, body: bytes, actor: str) -> str:
-        """Change a provider and return its name."""
+        """Change one and return its name."""
         view = self.view(id_or_name)
-        given = _given(convert(read(body), Patch))
+        given = given_of(convert(read(body), self.patch))
         name: str = view["name"]
-        for member in ("name", "type"):
+        for member in self.fixed:
             if given.pop(member, view[member]) != view[member]:
-                raise Refused(
-                    409, f"{member}: the {member} of a provider is for good: create another one, and delete {name}"
-                )
+                raise Refused(409, f"{member}: it is for good: create another {self.noun}, and delete {name}")
         if view["source"] == "store":
-            self._store.update_provider(self._vault, name, _changes(given), actor)
+            self._change(name, given, actor)
         elif given.keys() - {"enabled"}:
             raise Refused(
                 409,
-                f"provider {name} is in the configuration file, and only `enabled` can be changed here: "
-                "change the file and reload, or create a provider of that name, which replaces it whole",
+                f"{self.noun} {name} is in the configuration file, and only `enabled` can be changed here: "
+                "change the file and reload, or create one of that name, which replaces it whole",
             )
         elif given:
-            names = self._state.file_names
-            self._store.enable_provider(name, enabled=given["enabled"], actor=actor, file_names=names)
+            self._switch(name, enabled=given["enabled"], actor=actor)
         return name
 
     def delete(self, id_or_name: str, actor: str) -> None:
-        """Delete a provider of the store."""
+        """Delete one of the store."""
         view = self.view(id_or_name)
         if view["source"] == "file":
             raise Refused(
                 409,
-                f"provider {view['name']} is in the configuration file: remove it there and reload, "
+                f"{self.noun} {view['name']} is in the configuration file: remove it there and reload, "
                 'or switch it off with PATCH and {"enabled": false}',
             )
-        self._store.delete_provider(view["name"], actor)
+        self._delete(view["name"], actor)
 
     def reset(self, name: str, actor: str) -> None:
-        """End the override of a provider of the file; without one nothing changes."""
-        if name in self._store.provider_overrides():
-            self._store.reset_provider(name, actor)
+        """End the override of one of the file; without one nothing changes."""
+        if name in self._overrides():
+            self._end_override(name, actor)
         elif self.view(name)["source"] == "store":
-            raise Refused(409, f"provider {name} is in the store and has no override: PATCH changes it itself")
+            raise Refused(409, f"{self.noun} {name} is in the store and has no override: PATCH changes it itself")
 
 
-def _given(struct: Struct) -> dict[str, Any]:
+def given_of(struct: Struct) -> dict[str, Any]:
+    """Return the members that were given."""
     return {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not UNSET}
 
 
-def _changes(given: dict[str, Any]) -> ProviderChanges:
-    """Return the changes that the members of a Patch are."""
-    settings = given.pop("settings", {})
-    if "api_keys" in given:
-        places = [f"body: api_keys[{index}]" for index in range(len(given["api_keys"]))]
-        keys = zip(given["api_keys"], places, strict=True)
-        given["api_keys"] = tuple(convert(item, KeyChange, place) for item, place in keys)
-    return ProviderChanges(**given, **_given(convert(settings, GivenSettings, "body: settings")))
-
-
-def _stored_view(stored: StoredProvider, found: ProviderStatus | None, status: ReloadStatus) -> View:
-    view: View = msgspec.to_builtins(stored)
-    if found is None or found.source != "store":
-        reason = status.last_error or status.store_error or "the workers do not have it yet"
-        found = ProviderStatus(stored.name, stored.type, "error", reason, "store", stored.base_url, 0)
-    return view | {"key_count": len(stored.api_keys), **_state_of(found), "override": None}
-
-
-def _file_view(name: str, found: ProviderStatus | None, override: bool | None) -> View:
-    if found is None or found.source != "file":
-        found = ProviderStatus(name, "", "error", "the workers do not have it yet", "file", "", 0)
-    return {
-        "id": None,
-        "type": found.type,
-        "name": name,
-        "display_name": "",
-        "icon": "",
-        "enabled": found.status != "disabled" if override is None else override,
-        "base_url": found.base_url,
-        "api_keys": [],
-        "settings": None,
-        "created_at": None,
-        "updated_at": None,
-        "key_count": found.key_count,
-        **_state_of(found),
-        "override": override,
-    }
-
-
-def _state_of(found: ProviderStatus) -> View:
-    return {"source": found.source, "status": found.status, "status_reason": found.reason}
+def _state(source: Literal["file", "store"], found: ProviderStatus | McpServerStatus | None, missing: str) -> View:
+    status, reason = ("error", missing) if found is None else (found.status, found.reason)
+    return {"source": source, "status": status, "status_reason": reason}

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,26 @@ ACTOR = "command line"
 def add_config(parser: Any) -> None:  # a parser, or a group of one
     """Give a command the option that names the configuration file."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (default: bridgecore.toml)")
+
+
+def add_action(
+    group: Any, name: str, command: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
+    """Add an action to a command's *group*, whose type is private to argparse."""
+    action: argparse.ArgumentParser = group.add_parser(name, help=text, allow_abbrev=False)
+    action.set_defaults(command=command)
+    add_config(action)
+    return action
+
+
+def add_named(group: Any, name: str, act: Callable[[Config, "Store", str], None], text: str) -> None:
+    """Add an action that does something to what the store, or the configuration, has under a name."""
+
+    def command(options: argparse.Namespace) -> None:
+        with opened(options) as (config, store, _vault):
+            act(config, store, options.name)
+
+    add_action(group, name, command, text).add_argument("name")
 
 
 def load_config(options: argparse.Namespace, flags: Mapping[str, object] | None = None) -> Config:
@@ -60,6 +80,12 @@ def secret_line(place: str, kind: str) -> Secret:
     if not line.strip():
         raise BadRequest(f"{place}: found an empty line or none, expected {kind} on a line of standard input")
     return Secret(line.removesuffix("\n").removesuffix("\r"))
+
+
+def status_of(*, enabled: bool, is_overridden: bool) -> str:
+    """Return how a list shows whether something is served."""
+    status = "enabled" if enabled else "disabled"
+    return f"{status} (override)" if is_overridden else status
 
 
 def complain(text: str) -> None:

@@ -1,21 +1,25 @@
 """`bridgecore providers …`: the providers that take effect, and changes to those of the store."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
-from bridgeserver.console import ACTOR, add_config, complain, opened, print_table, secret_line
+from bridgeserver.console import ACTOR, add_action, add_named, complain, opened, print_table, secret_line, status_of
 from bridgeserver.merging import merge
 from bridgeserver.secret import Secret
 from bridgeserver.store.stored import ProviderFields
 
+if TYPE_CHECKING:
+    from bridgeserver.config import Config
+    from bridgeserver.store import Store
+
 
 def add_to(group: Any) -> None:  # its type is private to argparse
     """Add the actions to the command."""
-    _add(group, "list", show, "list the providers of the configuration and of the store")
-    add = _add(group, "add", _create, "store a provider; it replaces one of the configuration with its name")
+    add_action(group, "list", show, "list the providers of the configuration and of the store")
+    add = add_action(group, "add", _create, "store a provider; it replaces one of the configuration with its name")
     add.add_argument("name", help="first segment of the path")
     add.add_argument("--type", help="anthropic, openai, copilot or bedrock (default: the name)")
     add.add_argument("--base-url", help="where requests go (default: by type)")
@@ -29,20 +33,13 @@ def add_to(group: Any) -> None:  # its type is private to argparse
     add.add_argument("--auth", help="bearer, x-api-key, api-key, aws or none (default: by type)")
     add.add_argument("--disabled", action="store_true", help="answer its requests with 503 until it is enabled")
     add.add_argument("--display-name", default="", help="a name for people")
-    for name, command, text in (
+    for name, act, text in (
         ("remove", _remove, "delete a stored provider and its keys"),
-        ("enable", _enable, "serve a provider"),
-        ("disable", _disable, "answer a provider's requests with 503"),
+        ("enable", partial(_switch, enabled=True), "serve a provider"),
+        ("disable", partial(_switch, enabled=False), "answer a provider's requests with 503"),
         ("reset", _reset, "end what enable or disable did to a provider of the configuration"),
     ):
-        _add(group, name, command, text).add_argument("name")
-
-
-def _add(group: Any, name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = group.add_parser(name, help=text, allow_abbrev=False)
-    action.set_defaults(command=command)
-    add_config(action)
-    return action
+        add_named(group, name, act, text)
 
 
 def show(options: argparse.Namespace) -> None:
@@ -53,14 +50,13 @@ def show(options: argparse.Namespace) -> None:
     rows: list[tuple[object, ...]] = []
     for provider in merged.providers:
         is_stored = provider.name in stored
-        status = "enabled" if provider.enabled else "disabled"
         is_overridden = provider.name in loaded.overrides and not is_stored
         keys = stored[provider.name].api_keys if is_stored else provider.keys
         rows.append(
             (
                 provider.name,
                 provider.type,
-                f"{status} (override)" if is_overridden else status,
+                status_of(enabled=provider.enabled, is_overridden=is_overridden),
                 "store" if is_stored else "file",
                 provider.base_url,
                 len(keys),
@@ -91,25 +87,14 @@ def _create(options: argparse.Namespace) -> None:
         store.create_provider(vault, fields, ACTOR)
 
 
-def _remove(options: argparse.Namespace) -> None:
-    with opened(options) as (_config, store, _vault):
-        store.delete_provider(options.name, ACTOR)
+def _remove(_config: "Config", store: "Store", name: str) -> None:
+    store.delete_provider(name, ACTOR)
 
 
-def _enable(options: argparse.Namespace) -> None:
-    _switch(options, enabled=True)
+def _switch(config: "Config", store: "Store", name: str, *, enabled: bool) -> None:
+    names = [provider.name for provider in config.providers]
+    store.enable_provider(name, enabled=enabled, actor=ACTOR, file_names=names)
 
 
-def _disable(options: argparse.Namespace) -> None:
-    _switch(options, enabled=False)
-
-
-def _switch(options: argparse.Namespace, *, enabled: bool) -> None:
-    with opened(options) as (config, store, _vault):
-        names = [provider.name for provider in config.providers]
-        store.enable_provider(options.name, enabled=enabled, actor=ACTOR, file_names=names)
-
-
-def _reset(options: argparse.Namespace) -> None:
-    with opened(options) as (_config, store, _vault):
-        store.reset_provider(options.name, ACTOR)
+def _reset(_config: "Config", store: "Store", name: str) -> None:
+    store.reset_provider(name, ACTOR)

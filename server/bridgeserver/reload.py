@@ -14,15 +14,15 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from bridgeserver.config import Config, McpServerConfig, ProviderConfig
+from bridgeserver.config import Config
 from bridgeserver.control import ControlServer, Snapshot
 from bridgeserver.errors import BridgeError, ConfigError, StoreError, StoreUnavailable
-from bridgeserver.merging import Merged, merge
-from bridgeserver.providers import build
+from bridgeserver.merging import merge, merge_servers
 from bridgeserver.sealing import Vault
 from bridgeserver.status import McpServerStatus, ProviderStatus, ReloadStatus, WorkerStatus
 from bridgeserver.store import Store
-from bridgeserver.store.stored import LoadedProviders
+from bridgeserver.store.stored import Loaded
+from bridgeserver.verdict import judge, judge_servers
 
 log = structlog.get_logger("bridgecore")
 
@@ -86,6 +86,7 @@ class Reloader:
         self._revision = -1
         self._snapshot = Snapshot(0, ())
         self._statuses: tuple[ProviderStatus, ...] = ()
+        self._server_statuses: tuple[McpServerStatus, ...] = ()
         self._restart_needed: tuple[str, ...] = ()
         self._published_at: float | None = None
         self._last_reload_at: float | None = None
@@ -147,6 +148,11 @@ class Reloader:
         names = [provider.name for provider in self._config.providers]
         return frozenset([*names, *(broken.name for broken in self._config.broken)])
 
+    @property
+    def file_servers(self) -> dict[str, str]:
+        """The URLs of the MCP servers of the configuration by name, without the store's."""
+        return {server.name: server.public_url for server in self._config.mcp_servers}
+
     def status(self) -> ReloadStatus:
         """Return what is in force, and how the last attempts to replace it went."""
         return ReloadStatus(
@@ -158,7 +164,7 @@ class Reloader:
             restart_needed=self._restart_needed,
             store_error=self._store_error,
             providers=self._statuses,
-            mcp_servers=tuple(map(_server_status, self._config.mcp_servers)),
+            mcp_servers=self._server_statuses,
             workers=tuple(
                 WorkerStatus(report.pid, report.generation, not report.reason, report.reason)
                 for report in self._control.workers()
@@ -236,7 +242,7 @@ class Reloader:
         except StoreError as exc:
             self._note_store_error(exc)
             return False
-        self._publish(merge(self._config.providers, loaded, self._config.broken), loaded)
+        self._publish(loaded)
         return True
 
     def _read(self) -> Config:
@@ -257,29 +263,34 @@ class Reloader:
         if look[1] == 0:
             raise ConfigError([f"{self._source.path}: found an empty file, expected the configuration"])
 
-    def _read_store(self) -> LoadedProviders:
+    def _read_store(self) -> Loaded:
         if not self._is_upgraded:
             self._store.upgrade()
             self._is_upgraded = True
-        loaded = self._store.load_providers(self._vault)
-        self._revision = loaded.revision
+        loaded = self._store.load(self._vault)
+        self._revision = loaded.providers.revision
         if self._store_error is not None:
             log.info("store_readable")
         self._store_error = None
         self._retry_s = FIRST_RETRY_S
         return loaded
 
-    def _publish(self, merged: Merged, loaded: LoadedProviders) -> None:
-        """Send what is good to the workers, unless they have it."""
-        good, statuses = judge(merged, loaded)
+    def _publish(self, loaded: Loaded) -> None:
+        """Send what is good of the file and the store to the workers, unless they have it."""
+        config = self._config
+        good, statuses = judge(merge(config.providers, loaded.providers, config.broken), loaded.providers)
         for status in statuses:
             if status.status == "error":
                 log.error("provider_excluded", provider=status.name, reason=status.reason)
         self._statuses = statuses
         broken = tuple(status.name for status in statuses if status.status == "error")
-        servers = tuple(server for server in self._config.mcp_servers if server.enabled)
+        merged = merge_servers(config.mcp_servers, loaded.servers)
+        self._server_statuses = judge_servers(merged, loaded.servers)
+        for error in loaded.servers.errors:
+            log.error("mcp_server_excluded", server=error.name, reason=error.reason)
+        servers = tuple(server for server in merged if server.enabled)
         number = self._snapshot.number
-        latest = Snapshot(number, good, broken, servers, self._config.tools)
+        latest = Snapshot(number, good, broken, servers, config.tools)
         if number == 0 or latest != self._snapshot:
             self._snapshot = msgspec.structs.replace(latest, number=number + 1)
             self._published_at = time.time()
@@ -307,51 +318,3 @@ class Reloader:
             log.warning("store_unreadable", reason=str(error), effect="the generation in force goes on")
         self._store_error = str(error)
         self._retry_s = min(self._retry_s * 2, RETRY_LIMIT_S)
-
-
-def judge(merged: Merged, loaded: LoadedProviders) -> tuple[tuple[ProviderConfig, ...], tuple[ProviderStatus, ...]]:
-    """Return the providers that can be served, and the status of all by their name."""
-    stored = {provider.name for provider in loaded.providers}
-    good: list[ProviderConfig] = []
-    statuses = [
-        ProviderStatus(error.name, error.type, "error", error.reason, "store", "", 0) for error in merged.errors
-    ]
-    statuses += [
-        ProviderStatus(broken.name, broken.type, "error", broken.reason, "file", "", 0) for broken in merged.broken
-    ]
-    for provider in merged.providers:
-        error = _error_of(provider)
-        if error is None:
-            good.append(provider)
-        is_stored = provider.name in stored
-        statuses.append(
-            ProviderStatus(
-                name=provider.name,
-                type=provider.type,
-                status="error" if error else "enabled" if provider.enabled else "disabled",
-                reason=error or ("overridden" if provider.name in loaded.overrides and not is_stored else ""),
-                source="store" if is_stored else "file",
-                base_url=provider.base_url,
-                key_count=len(provider.keys),
-            )
-        )
-    return tuple(good), tuple(sorted(statuses, key=lambda status: status.name))
-
-
-def _server_status(server: McpServerConfig) -> McpServerStatus:
-    return McpServerStatus(
-        name=server.name,
-        url=server.public_url,
-        user_token=server.user_token,
-        enabled=server.enabled,
-        allow=server.allow,
-        deny=server.deny,
-    )
-
-
-def _error_of(provider: ProviderConfig) -> str | None:
-    try:
-        build((provider,))
-    except BridgeError as exc:
-        return str(exc)
-    return None

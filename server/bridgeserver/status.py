@@ -19,16 +19,19 @@ class ProviderStatus(msgspec.Struct, frozen=True):
 
 
 class McpServerStatus(msgspec.Struct, frozen=True):
-    """One MCP server of the configuration in force."""
+    """One MCP server of the generation in force, or one of the store that cannot be used."""
 
     name: str
     url: str
     """Without its query, which may hold a secret."""
+    status: Literal["enabled", "disabled", "error"]
+    reason: str
+    """Why it is not enabled; empty where it is, or where nothing is to be said."""
+    source: Literal["file", "store"]
     user_token: bool
     """Whether each user has a token of his own there."""
-    enabled: bool
-    allow: str
-    deny: str
+    allow: str = ""
+    deny: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

@@ -1,10 +1,10 @@
-"""`bridgecore tools …`: what a user has of MCP servers, and users' own tokens for them."""
+"""`bridgecore tools …`: what a user has of MCP servers, and users' own tokens for them; beside `server_commands`."""
 
 import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from getpass import getpass
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridgeserver.console import ACTOR, add_config, end_with_the_pipe, minute, opened, print_table, secret_line
+from bridgeserver import server_commands
+from bridgeserver.console import ACTOR, add_action, end_with_the_pipe, minute, opened, print_table, secret_line
 from bridgeserver.errors import BadRequest, NotFound
 from bridgeserver.secret import Secret
+from bridgeserver.server_commands import in_force
 
 if TYPE_CHECKING:
     from bridgeserver.config import Config
     from bridgeserver.identity import Caller
+    from bridgeserver.sealing import Vault
     from bridgeserver.store import Store
     from bridgeserver.tools.tool import Toolbox
 
@@ -31,31 +34,25 @@ SHOWN_CHARS = 80
 
 def add_to(group: Any) -> None:  # its type is private to argparse
     """Add the actions to the command."""
-    tools = _add(group, "list", list_tools, "list the tools that a user's conversations have")
+    server_commands.add_to(group)
+    tools = add_action(group, "list", list_tools, "list the tools that a user's conversations have")
     tools.add_argument("--json", action="store_true", help="one JSON object a line, with description and schema")
-    call = _add(group, "call", _call, "call a tool as a model does, and print what it answers")
+    call = add_action(group, "call", _call, "call a tool as a model does, and print what it answers")
     call.add_argument("tool", help="its id, as `tools list` shows it")
     call.add_argument("arguments", nargs="?", default="{}", help="a JSON object; - reads it from standard input")
     for action in (tools, call):
         action.add_argument("--user", help="as whom; without one, servers with user_token = true are left out")
-    login = _add(group, "login", _login, "store a user's token for an MCP server, in place of the one that is there")
+    login = add_action(
+        group, "login", _login, "store a user's token for an MCP server, in place of the one that is there"
+    )
     login.add_argument("--token", type=_dash, metavar="-", help="- reads it from a line of standard input")
-    logout = _add(group, "logout", _logout, "delete a user's token for an MCP server")
+    logout = add_action(group, "logout", _logout, "delete a user's token for an MCP server")
     for action in (login, logout):
-        action.add_argument("server", help="its name in the configuration")
+        action.add_argument("server", help="its name, as `tools servers` shows it")
         action.add_argument("--user", required=True, help="whose token it is")
-    _add(group, "logins", logins, "list which users have tokens for which servers").add_argument(
+    add_action(group, "logins", logins, "list which users have tokens for which servers").add_argument(
         "--user", help="only this one's"
     )
-
-
-def _add(
-    group: Any, name: str, command: Callable[[argparse.Namespace], int | None], text: str
-) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = group.add_parser(name, help=text, allow_abbrev=False)
-    action.set_defaults(command=command)
-    add_config(action)
-    return action
 
 
 def _dash(text: str) -> str:
@@ -65,8 +62,8 @@ def _dash(text: str) -> str:
 
 
 def list_tools(options: argparse.Namespace) -> None:
-    with opened(options) as (config, store, _vault):
-        tools = asyncio.run(_listed(config, store, options.user))
+    with opened(options) as (config, store, vault):
+        tools = asyncio.run(_listed(config, store, vault, options.user))
     if options.json:
         end_with_the_pipe()
         for tool in tools:
@@ -76,8 +73,8 @@ def list_tools(options: argparse.Namespace) -> None:
     print_table(("id", "server", "tool", "description"), rows)
 
 
-async def _listed(config: "Config", store: "Store", user: str | None) -> list[dict[str, Any]]:
-    async with _toolbox(config, store, user) as box:
+async def _listed(config: "Config", store: "Store", vault: "Vault", user: str | None) -> list[dict[str, Any]]:
+    async with _toolbox(config, store, vault, user) as box:
         return [msgspec.to_builtins(tool) for tool in box.catalog.tools]
 
 
@@ -92,12 +89,14 @@ def _call(options: argparse.Namespace) -> int:
         arguments = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as exc:
         raise BadRequest(f"arguments: found no JSON object ({exc}), expected one such as {{}}") from exc
-    with opened(options) as (config, store, _vault):
-        return asyncio.run(_called(config, store, options, arguments))
+    with opened(options) as (config, store, vault):
+        return asyncio.run(_called(config, store, vault, options, arguments))
 
 
-async def _called(config: "Config", store: "Store", options: argparse.Namespace, arguments: Mapping[str, Any]) -> int:
-    async with _toolbox(config, store, options.user) as box:
+async def _called(
+    config: "Config", store: "Store", vault: "Vault", options: argparse.Namespace, arguments: Mapping[str, Any]
+) -> int:
+    async with _toolbox(config, store, vault, options.user) as box:
         tool = box.catalog.find(options.tool)
         if tool is None:
             raise NotFound(f"no tool {options.tool!r}; `bridgecore tools list` shows those there are")
@@ -110,7 +109,7 @@ async def _called(config: "Config", store: "Store", options: argparse.Namespace,
 
 
 @asynccontextmanager
-async def _toolbox(config: "Config", store: "Store", user: str | None) -> "AsyncGenerator[Toolbox]":
+async def _toolbox(config: "Config", store: "Store", vault: "Vault", user: str | None) -> "AsyncGenerator[Toolbox]":
     """Yield what a user would have; servers that fail are named in the log."""
     from bridgeserver.generation import Generation
     from bridgeserver.store.reader import Reader
@@ -118,13 +117,14 @@ async def _toolbox(config: "Config", store: "Store", user: str | None) -> "Async
     from bridgeserver.usertokens import UserTokens
 
     caller = _caller(store, user)
-    generation = Generation(1, {}, mcp_servers=config.mcp_servers, tools=config.tools)
+    servers = in_force(config, store, vault)
+    generation = Generation(1, {}, mcp_servers=servers, tools=config.tools)
     with closing(Reader(store.path)) as reader, ThreadPoolExecutor(1) as executor:
         tokens = UserTokens(reader, executor, config.store, store.path)
         box = await Connector(tokens).connect(caller, generation)
         if box is None:
-            there = ", ".join(server.name for server in config.mcp_servers)
-            raise NotFound(f"no MCP server is there for this user; the configuration has: {there or 'none'}")
+            there = ", ".join(server.name for server in servers)
+            raise NotFound(f"no MCP server is there for this user; there are: {there or 'none'}")
         try:
             yield box
         finally:
@@ -146,7 +146,7 @@ def _login(options: argparse.Namespace) -> None:
     from bridgeserver.usertokens import check_server
 
     with opened(options) as (config, store, vault):
-        check_server(options.server, config.mcp_servers)
+        check_server(options.server, in_force(config, store, vault))
         store.set_user_token(vault, options.user, options.server, _token(options), ACTOR)
 
 

@@ -26,7 +26,7 @@ def check_server(name: str, servers: Sequence[McpServerConfig | McpServerStatus]
     server = next((server for server in servers if server.name == name), None)
     if server is None:
         there = ", ".join(server.name for server in servers)
-        raise NotFound(f"no MCP server named {name!r} in the configuration; there are: {there or 'none'}")
+        raise NotFound(f"no MCP server named {name!r}; there are: {there or 'none'}")
     if not server.user_token:
         raise Conflict(
             f"MCP server {name!r} takes no token of a user: set user_token = true there, "

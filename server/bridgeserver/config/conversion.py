@@ -151,10 +151,10 @@ class LiteralConverter(Converter):
     def secret(self, given: Given, option: Option) -> object:
         reference = given.value
         if not isinstance(reference, str):
-            return self.wrong(given, "no text", "the key itself")
+            return self.wrong(given, "no text", "the secret itself")
         if reference.startswith(("env:", "file:")):
             kind = reference.partition(":")[0]
-            expected = "the key itself: references are followed in the configuration file and the environment only"
+            expected = "the secret itself: references are followed in the configuration file and the environment only"
             return self.wrong(given, f"a reference that begins with {kind}:", expected)
         return self.key(given, reference, option, f"a literal of {len(reference)} characters")
 

@@ -1,19 +1,20 @@
 """What is wrong with an MCP server as a whole."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 
 import msgspec
 
 from bridgeserver.config import checks
 from bridgeserver.config.conversion import option_of
+from bridgeserver.config.members import literals
 from bridgeserver.config.schema import McpServerConfig
-from bridgeserver.config.sources import Table, Values, Wrong
+from bridgeserver.config.sources import Table, Values, Wrong, quoted
 
 AUTHORIZATION = "authorization"
 
 
-def mistakes(table: Table, values: Values, names: Collection[str]) -> Iterator[Wrong]:
+def mistakes(table: Table, values: Values, names: Collection[str] = ()) -> Iterator[Wrong]:
     """Yield the mistakes of one server; *names* are those of others before it."""
     for field in msgspec.structs.fields(McpServerConfig):
         if field.required and field.name not in table.members:
@@ -30,3 +31,11 @@ def mistakes(table: Table, values: Values, names: Collection[str]) -> Iterator[W
     if "url" in values and checks.is_link_local(values["url"]) and values.get("allow_link_local") is False:
         shown = values["url"].partition("?")[0]
         yield "url", f'"{shown}"', "no link-local or metadata address, or allow_link_local = true"
+
+
+def literal(source: str, name: str, members: Mapping[str, object]) -> tuple[Values, list[str]]:
+    """Return a server's members that are right, with their defaults, and what is wrong with the others.
+
+    Values of headers are texts. *source* and *name* are what mistakes call it; no mistake shows a secret.
+    """
+    return literals(Table(source, f"mcp_servers.{quoted(name)}"), members, McpServerConfig, mistakes)

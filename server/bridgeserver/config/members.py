@@ -3,7 +3,7 @@
 The loader reads the file's tables with it, and `literal` a provider that did not come from the file.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -86,15 +86,32 @@ def literal(source: str, name: str, members: Mapping[str, object]) -> tuple[Valu
     Keys are texts, and at most MAX_KEYS different ones. *source* and *name* are what mistakes call it; no mistake
     shows a secret.
     """
+    return literals(Table(source, f"providers.{quoted(name)}"), members, ProviderConfig, _literal_mistakes)
+
+
+def literals(
+    table: Table,
+    members: Mapping[str, object],
+    struct: type[msgspec.Struct],
+    judge: Callable[[Table, Values], Iterable[Wrong]],
+) -> tuple[Values, list[str]]:
+    """Return those of *members* that are right, with their defaults, and what is wrong with the others.
+
+    *table* says where they stand, and *judge* may add to the values before it says what is wrong with them as a whole.
+    """
     mistakes: list[str] = []
     converter = LiteralConverter(mistakes)
-    table = Table(source, f"providers.{quoted(name)}")
     table.put(members)
-    values = values_of(table, ProviderConfig, converter)
-    derive(table, values)
-    for member, found, expected in (*provider_mistakes(table, values), *_key_mistakes(values)):
+    values = values_of(table, struct, converter)
+    for member, found, expected in judge(table, values):
         converter.wrong(table.where(member), found, expected)
     return values, mistakes
+
+
+def _literal_mistakes(table: Table, values: Values) -> Iterator[Wrong]:
+    derive(table, values)
+    yield from provider_mistakes(table, values)
+    yield from _key_mistakes(values)
 
 
 def _key_mistakes(values: Values) -> Iterator[Wrong]:

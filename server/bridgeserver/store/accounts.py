@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from bridgecore import uuid7
 from bridgeserver import tokens
@@ -86,8 +86,13 @@ def disable_user(connection: Connection, name: str, actor: str) -> None:
 
 def note_change(connection: Connection, user_id: str) -> None:
     """Give a change of a user, or of what belongs to one, its number: all of the user's keys count as changed."""
+    note_changes(connection, keys.c.user_id == user_id)
+
+
+def note_changes(connection: Connection, is_theirs: ColumnElement[bool]) -> None:
+    """Do so for several users at once: *is_theirs* says which keys count as changed."""
     revision = revisions.advance(connection, revisions.KEYS)
-    connection.execute(update(keys).where(keys.c.user_id == user_id).values(revision=revision))
+    connection.execute(update(keys).where(is_theirs).values(revision=revision))
 
 
 def list_keys(connection: Connection) -> list[Key]:

@@ -3,15 +3,28 @@
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from bridgeserver.errors import StoreError
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades, usertokens
+from bridgeserver.store import accounts, mcpservers, providers, queries, revisions, shipping, upgrades, usertokens
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
 from bridgeserver.store.sqlite import PREFIX, Sqlite
-from bridgeserver.store.stored import LoadedProviders, ProviderChanges, ProviderFields, StoredProvider, UserToken
+from bridgeserver.store.stored import (
+    Loaded,
+    LoadedProviders,
+    LoadedServers,
+    ProviderChanges,
+    ProviderFields,
+    ServerChanges,
+    ServerFields,
+    StoredProvider,
+    StoredServer,
+    UserToken,
+)
 
 
 def open_store(url: str, *, is_durable: bool = False) -> "Store":
@@ -146,27 +159,72 @@ class Store:
 
     def enable_provider(self, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
         """Switch a provider: a stored one itself, one of the file by an override. Raises NotFound."""
-        self._write(providers.enable, name, enabled=enabled, actor=actor, file_names=file_names)
+        self._write(providers.KIND.enable, name, enabled=enabled, actor=actor, file_names=file_names)
 
     def override_provider(self, name: str, *, enabled: bool, actor: str) -> None:
         """Switch the file's provider of that name until `reset_provider`."""
-        self._write(providers.override, name, enabled=enabled, actor=actor)
+        self._write(providers.KIND.override, name, enabled=enabled, actor=actor)
 
     def reset_provider(self, name: str, actor: str) -> None:
         """End an override; raises NotFound if there is none."""
-        self._write(providers.reset, name, actor)
+        self._write(providers.KIND.reset, name, actor)
 
     def provider_overrides(self) -> dict[str, bool]:
         """Return `enabled` of the file's providers that were switched, by name."""
-        return self._read(providers.overrides)
+        return self._read(providers.KIND.overrides)
 
     def config_revision(self) -> int:
-        """Return a number that grows with every change of a stored provider or an override."""
+        """Return a number that grows with every change of a stored provider or MCP server, or of an override."""
         return self._read(revisions.current, revisions.CONFIG)
 
     def load_providers(self, vault: Vault) -> LoadedProviders:
         """Return the stored providers with their secrets, all as of one revision."""
         return self._read(providers.load, vault)
+
+    def load_mcp_servers(self, vault: Vault) -> LoadedServers:
+        """Return the stored MCP servers with their secrets."""
+        return self._read(mcpservers.load, vault)
+
+    def load(self, vault: Vault) -> Loaded:
+        """Return the stored providers and MCP servers with their secrets, all as of one revision."""
+        return self._read(_load, vault)
+
+    def list_mcp_servers(self) -> list[StoredServer]:
+        """Return the stored MCP servers by name, disabled ones too; nothing is opened for it."""
+        return self._read(mcpservers.find_all)
+
+    def get_mcp_server(self, id_or_name: str) -> StoredServer:
+        """Return one stored MCP server; raises NotFound."""
+        return self._read(mcpservers.find, id_or_name)
+
+    def create_mcp_server(
+        self, vault: Vault, fields: ServerFields, actor: str, replaced_url: str | None = None
+    ) -> StoredServer:
+        """Store an MCP server; raises InvalidMembers with all mistakes, Conflict, or SealError.
+
+        *replaced_url* is where the file's server of that name is: users' tokens stay if they go to the same place.
+        """
+        return self._write(mcpservers.create, vault, fields, actor, replaced_url)
+
+    def update_mcp_server(self, vault: Vault, id_or_name: str, changes: ServerChanges, actor: str) -> StoredServer:
+        """Change a stored MCP server; raises NotFound, InvalidMembers with all mistakes, or SealError."""
+        return self._write(mcpservers.change, vault, id_or_name, changes, actor)
+
+    def delete_mcp_server(self, id_or_name: str, actor: str) -> None:
+        """Delete a stored MCP server, its secrets and its users' tokens; its name is free again. Raises NotFound."""
+        self._write(mcpservers.remove, id_or_name, actor)
+
+    def enable_mcp_server(self, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
+        """Switch an MCP server: a stored one itself, one of the file by an override. Raises NotFound."""
+        self._write(mcpservers.KIND.enable, name, enabled=enabled, actor=actor, file_names=file_names)
+
+    def reset_mcp_server(self, name: str, actor: str) -> None:
+        """End an override of an MCP server; raises NotFound if there is none."""
+        self._write(mcpservers.KIND.reset, name, actor)
+
+    def mcp_server_overrides(self) -> dict[str, bool]:
+        """Return `enabled` of the file's MCP servers that were switched, by name."""
+        return self._read(mcpservers.KIND.overrides)
 
     def set_user_token(self, vault: Vault, user: str, server: str, token: Secret, actor: str) -> UserToken:
         """Store a user's own token for an MCP server, in place of the one that is there.
@@ -182,3 +240,7 @@ class Store:
     def list_user_tokens(self, user: str | None = None) -> list[UserToken]:
         """Return which tokens there are, without themselves, by user and server. Raises NotFound for that user."""
         return self._read(usertokens.find_all, user)
+
+
+def _load(connection: Connection, vault: Vault) -> Loaded:
+    return Loaded(providers.load(connection, vault), mcpservers.load(connection, vault))

@@ -1,7 +1,7 @@
-"""Providers of the store, and the switches of the file's. Every change is numbered and audited where it is made.
+"""Providers of the store. Every change is numbered and audited where it is made.
 
-A list shows what was masked when it was stored, so it needs no vault. Rows of deleted providers stay, for the audit
-and for records that name them; their secrets do not.
+A list shows what was masked when it was stored, so it needs no vault. Rows of deleted providers stay, their secrets do
+not.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,19 +9,21 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from bridgecore import uuid7
 from bridgeserver.config import ProviderConfig
 from bridgeserver.config.members import MAX_KEYS, literal
 from bridgeserver.config.sources import Values
-from bridgeserver.errors import Conflict, InvalidMembers, NotFound, SealError
+from bridgeserver.errors import InvalidMembers, SealError
 from bridgeserver.records import now_us
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret, hint
 from bridgeserver.store import auditing, revisions, settings
 from bridgeserver.store.instants import iso
+from bridgeserver.store.kind import Kind
 from bridgeserver.store.schema import provider_keys, provider_overrides, providers
+from bridgeserver.store.sealedtable import open_table, seal_table
 from bridgeserver.store.settings import PLAIN, TABLES, Settings
 from bridgeserver.store.stored import (
     KeyChange,
@@ -36,18 +38,20 @@ from bridgeserver.store.stored import (
 ProviderRow = Row[Any]
 KeyRow = Row[Any]
 
+KIND = Kind(providers, provider_overrides, "provider", "provider")
+
 LABEL_LIMITS = {"display_name": 128, "icon": 1024}
 
 
 def find_all(connection: Connection) -> list[StoredProvider]:
     """Return all providers by name, disabled ones too."""
     keys = _keys_by_provider(connection)
-    return [_shown(row, keys.get(row.id, [])) for row in _rows(connection)]
+    return [_shown(row, keys.get(row.id, [])) for row in KIND.rows(connection)]
 
 
 def find(connection: Connection, id_or_name: str) -> StoredProvider:
     """Return one provider; raises NotFound."""
-    row = _row(connection, id_or_name)
+    row = KIND.row(connection, id_or_name)
     return _shown(row, _keys(connection, row.id))
 
 
@@ -57,15 +61,12 @@ def create(connection: Connection, vault: Vault, fields: ProviderFields, actor: 
     labels = {name: given.pop(name) for name in LABEL_LIMITS}
     values = _checked(fields.name, given | {"keys": _revealed(fields.keys)}, _label_mistakes(fields.name, labels))
     name = values["name"]
-    if connection.execute(_named(name)).first() is not None:
-        raise Conflict(f"a stored provider is named {name!r} already: change that one, or choose another name")
-    revisions.advance(connection, revisions.CONFIG)
-    provider_id, now = uuid7(), now_us()
-    sealed = {table: settings.seal(vault, provider_id, table, values[table]) for table in TABLES}
+    KIND.check_free(connection, name)
+    provider_id = uuid7()
+    sealed = {table: seal_table(vault, provider_id, table, values[table]) for table in TABLES}
     column = Settings({member: values[member] for member in PLAIN}, sealed)
     kept = {member: values[member] for member in ("name", "type", "enabled", "base_url")}
-    row = labels | kept | {"settings": settings.write(column), "created_at": now, "updated_at": now}
-    connection.execute(insert(providers).values(id=provider_id, **row))
+    KIND.add(connection, provider_id, **labels, **kept, settings=settings.write(column))
     for position, key in enumerate(values["keys"]):
         _insert_key(connection, vault, provider_id, position, key)
     detail = kept | {"keys": len(values["keys"])}
@@ -77,7 +78,7 @@ def change(
     connection: Connection, vault: Vault, id_or_name: str, changes: ProviderChanges, actor: str
 ) -> StoredProvider:
     """Change a provider; raises NotFound, or InvalidMembers with all mistakes."""
-    row = _row(connection, id_or_name)
+    row = KIND.row(connection, id_or_name)
     given = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
     items: Sequence[KeyChange] | None = given.pop("api_keys", None)
     labels = {name: given.pop(name) for name in LABEL_LIMITS if name in given}
@@ -96,8 +97,7 @@ def change(
     has_new_keys = items is not None and [item.id for item in items] != [key.id for key in keys]
     if not different and not has_new_keys:
         return _shown(row, keys)
-    revisions.advance(connection, revisions.CONFIG)
-    connection.execute(update(providers).where(providers.c.id == row.id).values(**different, updated_at=now_us()))
+    KIND.write(connection, row.id, **different)
     if items is not None and has_new_keys:
         _replace_keys(connection, vault, row.id, items)
     changed = sorted([*different, *(["api_keys"] if has_new_keys else [])])
@@ -107,53 +107,10 @@ def change(
 
 def remove(connection: Connection, id_or_name: str, actor: str) -> None:
     """Delete a provider and its secrets; its name is free again. Raises NotFound."""
-    row = _row(connection, id_or_name)
-    revisions.advance(connection, revisions.CONFIG)
+    row = KIND.row(connection, id_or_name)
+    KIND.write(connection, row.id, deleted_at=now_us(), settings="{}")
     connection.execute(delete(provider_keys).where(provider_keys.c.provider_id == row.id))
-    gone = {"deleted_at": now_us(), "updated_at": now_us(), "settings": "{}"}
-    connection.execute(update(providers).where(providers.c.id == row.id).values(**gone))
     auditing.write(connection, actor, "provider.delete", row.id, name=row.name)
-
-
-def enable(connection: Connection, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
-    """Switch a provider: a stored one itself, one of the file by an override. Raises NotFound."""
-    row = connection.execute(_named(name)).first()
-    if row is None:
-        if name not in file_names:
-            there = sorted({*file_names, *(row.name for row in _rows(connection))})
-            raise NotFound(f"no provider named {name!r}; there are: {', '.join(there) or 'none'}")
-        override(connection, name, enabled=enabled, actor=actor)
-    elif row.enabled != enabled:
-        revisions.advance(connection, revisions.CONFIG)
-        values = {"enabled": enabled, "updated_at": now_us()}
-        connection.execute(update(providers).where(providers.c.id == row.id).values(**values))
-        auditing.write(connection, actor, f"provider.{_verb(enabled)}", row.id, name=name)
-
-
-def override(connection: Connection, name: str, *, enabled: bool, actor: str) -> None:
-    """Switch the file's provider of that name until `reset`."""
-    if overrides(connection).get(name) is enabled:
-        return
-    revisions.advance(connection, revisions.CONFIG)
-    connection.execute(delete(provider_overrides).where(provider_overrides.c.name == name))
-    connection.execute(insert(provider_overrides).values(name=name, enabled=enabled, created_at=now_us()))
-    auditing.write(connection, actor, "provider.override", name, enabled=enabled)
-
-
-def reset(connection: Connection, name: str, actor: str) -> None:
-    """End an override; raises NotFound if there is none."""
-    there = overrides(connection)
-    if name not in there:
-        raise NotFound(f"no override of provider {name!r} to end; there are: {', '.join(sorted(there)) or 'none'}")
-    revisions.advance(connection, revisions.CONFIG)
-    connection.execute(delete(provider_overrides).where(provider_overrides.c.name == name))
-    auditing.write(connection, actor, "provider.reset", name)
-
-
-def overrides(connection: Connection) -> dict[str, bool]:
-    """Return `enabled` of the file's providers that were switched, by name."""
-    rows = connection.execute(select(provider_overrides).order_by(provider_overrides.c.name))
-    return {row.name: row.enabled for row in rows}
 
 
 def load(connection: Connection, vault: Vault) -> LoadedProviders:
@@ -161,7 +118,7 @@ def load(connection: Connection, vault: Vault) -> LoadedProviders:
     keys = _keys_by_provider(connection)
     loaded: list[ProviderConfig] = []
     errors: list[ProviderError] = []
-    for row in _rows(connection):
+    for row in KIND.rows(connection):
         try:
             loaded.append(_opened(row, keys.get(row.id, []), vault))
         except InvalidMembers as exc:
@@ -172,7 +129,7 @@ def load(connection: Connection, vault: Vault) -> LoadedProviders:
         revision=revisions.current(connection, revisions.CONFIG),
         providers=tuple(loaded),
         errors=tuple(errors),
-        overrides=overrides(connection),
+        overrides=KIND.overrides(connection),
     )
 
 
@@ -183,7 +140,7 @@ def _opened(row: ProviderRow, keys: Sequence[KeyRow], vault: Vault) -> ProviderC
     if row.enabled:
         members["keys"] = [vault.open(key.sealed, key.id) for key in keys]
         for name in TABLES:
-            members[name] = settings.open_table(vault, row.id, name, column.tables[name])
+            members[name] = open_table(vault, row.id, name, column.tables[name])
     return ProviderConfig(**_checked(row.name, members, [], source="store"))
 
 
@@ -244,13 +201,13 @@ def _changed_settings(
     tables = dict(before.tables)
     for name in TABLES:
         if name in given and not _is_same_table(vault, provider_id, name, before, values[name]):
-            tables[name] = settings.seal(vault, provider_id, name, values[name])
+            tables[name] = seal_table(vault, provider_id, name, values[name])
     return Settings({name: values[name] for name in PLAIN}, tables)
 
 
 def _is_same_table(vault: Vault, provider_id: str, name: str, before: Settings, table: Mapping[str, str]) -> bool:
     try:
-        return settings.open_table(vault, provider_id, name, before.tables[name]) == table
+        return open_table(vault, provider_id, name, before.tables[name]) == table
     except SealError:
         return False
 
@@ -276,30 +233,6 @@ def _insert_key(connection: Connection, vault: Vault, provider_id: str, position
 
 def _revealed(keys: Sequence[Secret]) -> list[str]:
     return [key.reveal() for key in keys]
-
-
-def _verb(enabled: bool) -> str:
-    return "enable" if enabled else "disable"
-
-
-def _named(name: str) -> Any:
-    return select(providers).where(providers.c.name == name, providers.c.deleted_at.is_(None))
-
-
-def _rows(connection: Connection) -> Sequence[ProviderRow]:
-    return connection.execute(
-        select(providers).where(providers.c.deleted_at.is_(None)).order_by(providers.c.name)
-    ).fetchall()
-
-
-def _row(connection: Connection, id_or_name: str) -> ProviderRow:
-    # An id is a legal name as well; where both are there, the name is meant.
-    is_meant = or_(providers.c.id == id_or_name, providers.c.name == id_or_name)
-    rows = connection.execute(select(providers).where(is_meant, providers.c.deleted_at.is_(None))).fetchall()
-    if not rows:
-        there = ", ".join(row.name for row in _rows(connection))
-        raise NotFound(f"no stored provider {id_or_name!r}; there are: {there or 'none'}")
-    return max(rows, key=lambda row: row.name == id_or_name)
 
 
 def _keys(connection: Connection, provider_id: str) -> Sequence[KeyRow]:

@@ -12,7 +12,7 @@ KEYS = "keys_rev"
 """Grows with every change of a key, a user or a user's token: of what a worker knows of its callers."""
 
 CONFIG = "config_rev"
-"""Grows with every change of a stored provider."""
+"""Grows with every change of a stored provider or MCP server, or of a switch of the file's."""
 
 ENDS = "end_batch"
 """Grows with every transaction that ends interceptions."""

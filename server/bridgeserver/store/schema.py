@@ -264,6 +264,24 @@ continued_responses = Table(
     Column("created_at", Timestamp, nullable=False),
 )
 
+
+def _index_living_names(table: Table) -> None:
+    """Let a name be that of one row at most, besides deleted ones."""
+    is_there = table.c.deleted_at.is_(None)
+    Index(f"ix_{table.name}_name", table.c.name, unique=True, sqlite_where=is_there, postgresql_where=is_there)
+
+
+def _overrides(name: str) -> Table:
+    """Return a table of what was switched of the configuration's."""
+    return Table(
+        name,
+        metadata,
+        Column("name", Text, primary_key=True),
+        Column("enabled", Boolean, nullable=False),
+        Column("created_at", Timestamp, nullable=False),
+    )
+
+
 providers = Table(
     "providers",
     metadata,
@@ -281,13 +299,7 @@ providers = Table(
     Column("updated_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),
 )
-Index(
-    "ix_providers_name",
-    providers.c.name,
-    unique=True,
-    sqlite_where=providers.c.deleted_at.is_(None),
-    postgresql_where=providers.c.deleted_at.is_(None),
-)
+_index_living_names(providers)
 
 provider_keys = Table(
     "provider_keys",
@@ -300,13 +312,30 @@ provider_keys = Table(
     Column("created_at", Timestamp, nullable=False),
 )
 
-provider_overrides = Table(
-    "provider_overrides",
+provider_overrides = _overrides("provider_overrides")
+
+mcp_servers = Table(
+    "mcp_servers",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),  # without its query
+    # Each {"masked": {name: hint}, "sealed": text}, as the tables in a provider's settings; a query is one text, named
+    # like its column.
+    Column("query", Text, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("user_token", Boolean, nullable=False),
+    Column("allow", Text, nullable=False),
+    Column("deny", Text, nullable=False),
     Column("enabled", Boolean, nullable=False),
+    Column("allow_link_local", Boolean, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+    Column("deleted_at", Timestamp),
 )
+_index_living_names(mcp_servers)
+
+mcp_server_overrides = _overrides("mcp_server_overrides")
 
 mcp_tokens = Table(
     "mcp_tokens",

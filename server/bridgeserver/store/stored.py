@@ -1,10 +1,10 @@
-"""What is stored of providers and users' tokens: as it is shown, made and changed, and loaded. No SQL here."""
+"""What is stored of providers, MCP servers and users' tokens: as it is shown, made, changed and loaded. No SQL here."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
-from bridgeserver.config import ProviderConfig
+from bridgeserver.config import McpServerConfig, ProviderConfig
 from bridgeserver.secret import Secret
 
 
@@ -90,6 +90,52 @@ class ProviderChanges(GivenSettings, frozen=True, kw_only=True):
     icon: str | UnsetType = UNSET
 
 
+class StoredServer(Struct, frozen=True, kw_only=True):
+    """An MCP server as it may be shown: times are ISO 8601 in UTC.
+
+    `query` is a hint of what comes after `?` in its URL. It and `headers` are empty if they cannot be read; `load` says
+    why.
+    """
+
+    id: str
+    name: str
+    url: str
+    query: str
+    headers: dict[str, str]
+    user_token: bool
+    allow: str
+    deny: str
+    enabled: bool
+    allow_link_local: bool
+    created_at: str
+    updated_at: str
+
+
+class ServerFields(Struct, frozen=True, kw_only=True):
+    """An MCP server to be made. Values of headers are literals."""
+
+    name: str
+    url: str
+    headers: dict[str, Secret] = {}
+    user_token: bool = False
+    allow: str = ""
+    deny: str = ""
+    enabled: bool = True
+    allow_link_local: bool = False
+
+
+class ServerChanges(Struct, frozen=True, kw_only=True):
+    """What is to be different; what is not given stays. The URL is given with its query, and headers whole."""
+
+    url: str | UnsetType = UNSET
+    headers: dict[str, Secret] | UnsetType = UNSET
+    user_token: bool | UnsetType = UNSET
+    allow: str | UnsetType = UNSET
+    deny: str | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    allow_link_local: bool | UnsetType = UNSET
+
+
 class UserToken(Struct, frozen=True, kw_only=True):
     """A user's own token for an MCP server as it may be shown, which is without itself; times are ISO 8601 in UTC."""
 
@@ -117,6 +163,32 @@ class LoadedProviders(Struct, frozen=True, kw_only=True):
     providers: tuple[ProviderConfig, ...] = ()
     errors: tuple[ProviderError, ...] = ()
     overrides: dict[str, bool] = {}
+
+
+class ServerError(Struct, frozen=True, kw_only=True):
+    """A stored MCP server that cannot be used, and why; the reason shows no secret."""
+
+    name: str
+    user_token: bool
+    reason: str
+
+
+class LoadedServers(Struct, frozen=True, kw_only=True):
+    """All that the store says of MCP servers; `overrides` holds `enabled` by name.
+
+    Secrets of disabled servers are not opened: these have neither headers nor the query of their URL.
+    """
+
+    servers: tuple[McpServerConfig, ...] = ()
+    errors: tuple[ServerError, ...] = ()
+    overrides: dict[str, bool] = {}
+
+
+class Loaded(NamedTuple):
+    """All that the store says of what is to be served, as of one revision."""
+
+    providers: LoadedProviders
+    servers: LoadedServers
 
 
 def token_place(user_id: str, server: str) -> str:

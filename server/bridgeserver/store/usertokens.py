@@ -6,7 +6,7 @@ Nothing here opens a token, so no list and no answer can show one; the workers d
 import re
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound
 from bridgeserver.records import now_us
@@ -14,7 +14,7 @@ from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import accounts, auditing
 from bridgeserver.store.instants import iso
-from bridgeserver.store.schema import mcp_tokens, users
+from bridgeserver.store.schema import keys, mcp_tokens, users
 from bridgeserver.store.stored import UserToken, token_place
 
 LIMIT = 8192
@@ -47,6 +47,16 @@ def remove(connection: Connection, user: str, server: str, actor: str) -> None:
         raise NotFound(f"user {user!r} has no token for {server!r}; there are tokens for: {there or 'none'}")
     accounts.note_change(connection, row.id)
     auditing.write(connection, actor, "user_token.remove", row.id, user=user, server=server)
+
+
+def drop(connection: Connection, server: str) -> int:
+    """Delete all users' tokens for a server and return how many there were; who calls this audits it."""
+    is_its = mcp_tokens.c.server == server
+    count = connection.execute(select(func.count()).select_from(mcp_tokens).where(is_its)).scalar_one()
+    if count:
+        accounts.note_changes(connection, keys.c.user_id.in_(select(mcp_tokens.c.user_id).where(is_its)))
+        connection.execute(delete(mcp_tokens).where(is_its))
+    return count
 
 
 def find_all(connection: Connection, user: str | None = None) -> list[UserToken]:

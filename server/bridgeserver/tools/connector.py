@@ -41,7 +41,7 @@ class Connector:
     def __init__(self, tokens: UserTokens, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens = tokens
         self._clock = clock
-        self._away: dict[str, float] = {}
+        self._away: dict[str, float] = {}  # by URL: a server whose address was mended is not away
         self._quiet: dict[str, float] = {}
         self._context: ssl.SSLContext | None = None
         self._loading: asyncio.Future[tuple[ModuleType, ModuleType]] | None = None
@@ -91,7 +91,7 @@ class Connector:
             ]
             box: Any = toolbox.Sessions(opens, config, self._note)
             try:
-                awaited = [server.name for server in servers if not self._is_away(server.name)]
+                awaited = [server.name for server in servers if not self._is_away(server)]
                 await box.wait(awaited, min(config.connect_timeout_s, WAIT_S))
             except BaseException:
                 await box.close()
@@ -99,19 +99,19 @@ class Connector:
         found: Toolbox = box
         return found
 
-    def _is_away(self, server: str) -> bool:
-        return self._clock() < self._away.get(server, 0.0)
+    def _is_away(self, server: McpServerConfig) -> bool:
+        return self._clock() < self._away.get(server.url, 0.0)
 
     def _note(self, session: "ServerSession") -> None:
-        name = session.server.name
+        name, url = session.server.name, session.server.url
         if session.is_connected:
-            if self._away.pop(name, None) is not None:
+            if self._away.pop(url, None) is not None:
                 self._quiet.pop(name, None)
                 log.warning("mcp_server_back", server=name)
             return
         now = self._clock()
         if not session.is_refused:  # else it is there, and does not want this user
-            self._away[name] = now + AWAY_S
+            self._away[url] = now + AWAY_S
         if now >= self._quiet.get(name, 0.0):
             self._quiet[name] = now + QUIET_S
             log.warning("mcp_server_failed", server=name, reason=session.failure)
