@@ -22,6 +22,7 @@ from bridgeserver.config import (
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
     load,
     render,
 )
@@ -39,6 +40,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
+    "tracing": TracingConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
 }

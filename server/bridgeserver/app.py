@@ -21,8 +21,10 @@ from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
 from bridgeserver.relay import Watch, relay
 from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
+from bridgeserver.spans import Trace
 from bridgeserver.target import Target
 from bridgeserver.tokens import redact
+from bridgeserver.tracing import UNTRACED
 from bridgeserver.upstream import head_of
 from bridgeserver.worker import Worker
 
@@ -62,6 +64,7 @@ class Call:
         self._reply = reply
         self._protocol: Protocol | None = None
         self._interception: Interception | None = None
+        self._trace: Trace | None = None
         self._has_body = False
 
     async def run(self) -> None:
@@ -84,6 +87,8 @@ class Call:
             self._refuse(BridgeError("the gateway failed; its log says why"))
         finally:
             self._reply.close()
+            if self._trace is not None:
+                self._trace.end(self._reply.status)
             if worker.config.server.access_log:
                 self._log_access(worker.loop.time() - started)
 
@@ -104,10 +109,14 @@ class Call:
             self._refuse_socket(generation)
         provider, route = generation.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
+        begun = UNTRACED
+        if worker.tracing is not None:
+            begun = worker.tracing.begin(request, caller, provider, route)
+            self._trace = begun.trace
         credential = provider.credential(request.headers, is_byok=presented.is_byok)
         tells_actor = provider.actor_headers and route.protocol is not None
         further = actor_lines(caller.user_id, caller.user_name) if tells_actor else b""
-        target = Target(generation, provider, route, credential, route.path, further)
+        target = Target(generation, provider, route, credential, route.path, further, begun.fields, begun.line)
         task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guards.open(task)
@@ -164,10 +173,13 @@ class Call:
                 if sent is plain:  # nothing was edited
                     sent = body
                 elif plain is not body:
-                    target = target._replace(fields=without_encoding(self._request.fields))
+                    fields = self._request.fields if target.fields is None else target.fields
+                    target = target._replace(fields=without_encoding(fields))
                 grown = max(0, len(sent) - len(body))
                 worker.budget.take(grown)
-            self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
+            self._interception = Interception(
+                worker.means, bridge.caller, target, protocol, self._request, facts, self._trace
+            )
             worker.counters["interceptions"] += 1
             try:
                 await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
@@ -197,6 +209,8 @@ class Call:
 
     def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""
+        if self._trace is not None:
+            self._trace.fail(error)
         if self._reply.status:
             return
         protocol = self._protocol or self._guess_protocol()

@@ -21,8 +21,9 @@ from bridgeserver.errors import (
 )
 from bridgeserver.headers import Pairs, answer_lines
 from bridgeserver.identity import Caller
-from bridgeserver.journal import Journal
+from bridgeserver.journal import Journal, Sink
 from bridgeserver.limits import Budget
+from bridgeserver.observing import TracedRecords
 from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol, Tool
 from bridgeserver.protocols.failure import classify
@@ -31,6 +32,7 @@ from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, Watch, relay
+from bridgeserver.spans import Trace, gen_ai
 from bridgeserver.target import Target
 from bridgeserver.toolloop import KeptAlive, ToolLoop, Tools, WovenStream, read_whole
 from bridgeserver.upstream import Exchange, head_of
@@ -63,8 +65,10 @@ class Interception:
         protocol: Protocol,
         request: Request,
         facts: Facts,
+        trace: Trace | None = None,
     ) -> None:
         self.id = uuid7()
+        self._trace = trace
         self._means = means
         self._caller = caller
         self._target = target
@@ -93,7 +97,8 @@ class Interception:
         """
         self._asked_for_usage = asked_for_usage
         target = self._target
-        recorder = Recorder(self._means.journal, self._record())
+        record = self._record()
+        recorder = Recorder(self._sink(record), record)
         if tools is not None:
             labels = target.provider.name, self._facts.model
             self._loop = ToolLoop(tools, recorder, self._means.counters, labels)
@@ -104,6 +109,7 @@ class Interception:
             recorder.begin(self._facts.prompt, _send_nothing)
             self._end(recorder, reply, exchange, error)
             raise
+        target = self._sent_to()
         head = target.request_head(self._request, body)
         if target.provider.dumps:
             self._dump = self._means.dumps.bridged(target.provider.name, self._facts.model, self.id)
@@ -160,6 +166,8 @@ class Interception:
         finally:
             if self._circuit is not None:
                 self._circuit.leave(turn, status)
+        if self._trace is not None:
+            self._trace.answered(status)
         return connection
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
@@ -240,7 +248,7 @@ class Interception:
                     recorder.turn(account.tap.usage, account.tap)
                 self._account = None
                 body = self._grown_by(weaver, outcomes)
-                again = exchange.again(self._target.request_head(self._request, body), body)
+                again = exchange.again(self._sent_to().request_head(self._request, body), body)
                 connection = await self._answer(self._enter_circuit(), again, exchange, body, guard)
 
     async def _take_turn(
@@ -358,6 +366,30 @@ class Interception:
             error_message=failure.message if failure else None,
             credential_hint=self._last_hint(),
         )
+
+    def _sink(self, record: InterceptionRecord) -> Sink:
+        """Return what takes the records; the span of serving the request begins, if there is one."""
+        trace = self._trace
+        if trace is None:
+            return self._means.journal
+        facts, provider = self._facts, self._target.provider
+        about: dict[str, str | bool] = {"interception_id": self.id, "model": facts.model, "streaming": facts.stream}
+        if self._protocol.name == "messages":
+            about["aws_bedrock"] = provider.type == "bedrock"
+        trace.created(about, is_stream=facts.stream)
+        trace.process(gen_ai(provider.type, facts.model, record.session_id, is_stream=facts.stream))
+        return TracedRecords(self._means.journal, trace)
+
+    def _sent_to(self) -> Target:
+        """Return where the request goes; the span of asking there begins, if there is one."""
+        trace = self._trace
+        if trace is None:
+            return self._target
+        origin = self._target.provider.origin
+        place: dict[str, str | int] = {"server.address": origin.host, "server.port": origin.port}
+        line = trace.send({"http.request.method": self._request.method, **place})
+        self._target = self._target._replace(context=line)
+        return self._target
 
     def _last_hint(self) -> str | None:
         """Return the hint of the key that served in the end, if it is not the one that was recorded."""

@@ -13,6 +13,7 @@ from bridgeserver.config.schema import (
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
 )
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ServerConfig",
     "StoreConfig",
     "ToolsConfig",
+    "TracingConfig",
     "load",
     "render",
 ]

@@ -19,6 +19,7 @@ from bridgeserver.config.schema import (
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
 )
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
+    "tracing": TracingConfig,
 }
 LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
 """What there may be several of, each with a name."""
