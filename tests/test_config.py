@@ -16,6 +16,7 @@ from bridgeserver.config import (
     Config,
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
@@ -41,6 +42,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
     "tracing": TracingConfig,
+    "logs": LogsConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
 }
@@ -576,7 +578,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, mcp_servers, pool, providers, server, store, tools"
+                "dumps, journal, logs, mcp_servers, pool, providers, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

@@ -97,6 +97,7 @@ class Outbox(SpanProcessor):
             self._awake.clear()
             self._empty()
             self._tell()
+        self._empty()  # what came between the last look and the end
 
     def _empty(self) -> None:
         while self._waiting:

@@ -7,6 +7,7 @@ from bridgecore import Connection, Guard, Head, Reply, Request, by_name, uuid7
 from bridgeserver.account import Account, read_along
 from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
+from bridgeserver.config import LogsConfig
 from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dump, Dumps
 from bridgeserver.errors import (
@@ -29,6 +30,7 @@ from bridgeserver.protocols import Facts, Finding, Protocol, Tool
 from bridgeserver.protocols.failure import classify
 from bridgeserver.providers import Translation
 from bridgeserver.recorder import Recorder
+from bridgeserver.recordlog import LoggedRecords
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, Watch, relay
@@ -52,6 +54,7 @@ class Means(NamedTuple):
     dumps: Dumps
     bodies: Budget
     counters: Counters
+    logs: LogsConfig = LogsConfig()
 
 
 class Interception:
@@ -369,16 +372,21 @@ class Interception:
 
     def _sink(self, record: InterceptionRecord) -> Sink:
         """Return what takes the records; the span of serving the request begins, if there is one."""
+        sink: Sink = self._means.journal
+        if self._means.logs.records:
+            sink = LoggedRecords(
+                sink, content=self._means.logs.record_content, secret=lambda: self._target.credential.secret
+            )
         trace = self._trace
         if trace is None:
-            return self._means.journal
+            return sink
         facts, provider = self._facts, self._target.provider
         about: dict[str, str | bool] = {"interception_id": self.id, "model": facts.model, "streaming": facts.stream}
         if self._protocol.name == "messages":
             about["aws_bedrock"] = provider.type == "bedrock"
         trace.created(about, is_stream=facts.stream)
         trace.process(gen_ai(provider.type, facts.model, record.session_id, is_stream=facts.stream))
-        return TracedRecords(self._means.journal, trace)
+        return TracedRecords(sink, trace)
 
     def _sent_to(self) -> Target:
         """Return where the request goes; the span of asking there begins, if there is one."""

@@ -94,7 +94,14 @@ class Worker:
         )
         self.tracing = _tracing(config.tracing)
         self.means = Means(
-            self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps, self.budget, self.counters
+            self.journal,
+            self.ownership,
+            self.timeouts,
+            Budget(ALL_BYTES),
+            self.dumps,
+            self.budget,
+            self.counters,
+            config.logs,
         )
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}

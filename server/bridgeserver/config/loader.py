@@ -17,6 +17,7 @@ from bridgeserver.config.schema import (
     Config,
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
@@ -72,6 +73,7 @@ class _Loader:
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
         tracing = values_of(sections["tracing"], TracingConfig, self._converter)
         self._note(sections["tracing"], _tracing_mistakes(tracing))
+        logs = values_of(sections["logs"], LogsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -90,6 +92,7 @@ class _Loader:
             dumps=DumpsConfig(**dumps),
             tools=ToolsConfig(**tools),
             tracing=TracingConfig(**tracing),
+            logs=LogsConfig(**logs),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),

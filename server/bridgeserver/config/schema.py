@@ -298,6 +298,13 @@ class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     service_name: ServiceName = "bridgecore"
 
 
+class LogsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged beside events."""
+
+    records: Switch = False
+    record_content: Switch = False
+
+
 class BrokenProvider(Struct, frozen=True, kw_only=True):
     """A provider that cannot be reached as it is configured; the others are served without it."""
 
@@ -316,6 +323,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dumps: DumpsConfig
     tools: ToolsConfig
     tracing: TracingConfig
+    logs: LogsConfig
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
     mcp_servers: tuple[McpServerConfig, ...] = ()

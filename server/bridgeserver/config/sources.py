@@ -13,6 +13,7 @@ import msgspec
 from bridgeserver.config.schema import (
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
@@ -30,6 +31,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
     "tracing": TracingConfig,
+    "logs": LogsConfig,
 }
 LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
 """What there may be several of, each with a name."""
