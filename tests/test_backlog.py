@@ -68,7 +68,7 @@ def test_the_end_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     handler.close()
     assert not reader.read
     reader.gate.set()
-    handler._thread.join()
+    handler._thread.join()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_cannot_be_logged_does_not_fail_who_logs() -> None:

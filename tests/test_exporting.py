@@ -1,7 +1,7 @@
 """Spans on their way to a collector that takes them, and to one that does not."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Told(NamedTuple):
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, list[Told]]]:
+def collector() -> Generator[tuple[str, list[Told]]]:
     """Run a collector, and return where it is and what it is told."""
     told: list[Told] = []
 
@@ -82,7 +82,7 @@ def test_spans_reach_the_collector(path: str) -> None:
         config = TracingConfig(endpoint=url + path, headers={"X-Key": Secret("k1")}, service_name="gate")
         tracing = exporting.start(config)
         assert tracing is not None
-        Trace(tracing._tracer, "Intercept", None, {}, {}).end(200)
+        Trace(tracing.tracer, "Intercept", None, {}, {}).end(200)
         tracing.close()
     (request,) = told
     assert (request.path, request.key) == ("/v1/traces", "k1")
@@ -125,7 +125,7 @@ def test_the_end_does_not_wait_for_a_collector_that_hangs(monkeypatch: pytest.Mo
     outbox.on_end(SPAN)
     assert outbox.dropped == 1
     exporter.gate.set()
-    outbox._thread.join()
+    outbox._thread.join()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_was_dropped_is_told_once_a_minute() -> None:
@@ -137,8 +137,8 @@ def test_what_was_dropped_is_told_once_a_minute() -> None:
     outbox.shutdown()  # the thread is over, and this test does what it does
     with capture_logs() as logs:
         for now[0] in (0.0, 30.0, 61.0, 62.0):
-            outbox._waiting.extend([SPAN, SPAN])
-            outbox._empty()
+            outbox._waiting.extend([SPAN, SPAN])  # pyright: ignore[reportPrivateUsage]
+            outbox._empty()  # pyright: ignore[reportPrivateUsage]
     assert [(line["event"], line["count"]) for line in logs] == [("spans_dropped", 2), ("spans_dropped", 4)]
     assert outbox.dropped == 8
 

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 import gateway as gateways
 from bridgeserver.config import LogsConfig
-from bridgeserver.logs import _with_request, identify_request
+from bridgeserver.logs import identify_request, with_request
 from gatelab import PROVIDERS, GateLab, MakeLab, answer
 from gateway import BODIES
 from tracelab import Spans
@@ -119,13 +119,13 @@ def test_lines_of_a_request_have_its_ids(make_lab: MakeLab) -> None:
     found: list[Json] = []
 
     def see(*_arguments: object) -> None:
-        found.append(dict(_with_request(None, "info", {"event": "e"})))
+        found.append(dict(with_request(None, "info", {"event": "e"})))
 
     claim = lab.worker.ownership.claim
     lab.worker.ownership.claim = see
     ids: list[str] = []
     body = BODIES["/openai/v1/responses"]
-    response = {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": []}
+    response: Json = {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": []}
     for peer, given in (("10.1.2.3", "r-1"), ("192.0.2.7", "r-2"), ("10.1.2.3", "not one")):
         lab.provider.push(answer(json.dumps(response).encode()))
         got = lab.ask("/openai/v1/responses", body, fields=[("x-request-id", given)], peer=(peer, 1))
@@ -142,14 +142,14 @@ def test_a_request_that_is_over_names_no_line() -> None:
     """Tasks that it began and that go on have its context."""
     fields = {"request_id": "r"}
     identify_request(fields)
-    assert _with_request(None, "info", {"event": "e", "request_id": "own"})["request_id"] == "own"
-    assert _with_request(None, "info", {"event": "e"}) == {"event": "e", "request_id": "r"}
+    assert with_request(None, "info", {"event": "e", "request_id": "own"})["request_id"] == "own"
+    assert with_request(None, "info", {"event": "e"}) == {"event": "e", "request_id": "r"}
     fields.clear()
-    assert _with_request(None, "info", {"event": "e"}) == {"event": "e"}
+    assert with_request(None, "info", {"event": "e"}) == {"event": "e"}
 
 
 @contextmanager
-def telltale() -> Iterator[str]:
+def telltale() -> Generator[str]:
     """Run a provider that answers, or refuses and repeats every credential that it was shown."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -46,7 +46,7 @@ def message(*, streaming: bool) -> Play:
     if not streaming:
         return answer(json.dumps({**envelope, "content": BLOCKS, "stop_reason": "tool_use"}).encode())
     events = [event("message_start", message={**envelope, "content": [], "usage": {**USAGE, "output_tokens": 1}})]
-    bare = [{**BLOCKS[0], "thinking": ""}, {**BLOCKS[1], "input": {}}]
+    bare: list[dict[str, Any]] = [{**BLOCKS[0], "thinking": ""}, {**BLOCKS[1], "input": {}}]
     deltas = [
         {"type": "thinking_delta", "thinking": "hm"},
         {"type": "input_json_delta", "partial_json": '{"file_path": "/foo"}'},
@@ -170,7 +170,14 @@ def test_gw_t8_a_refused_message(lab: GateLab) -> None:
 def test_gw_t9_a_stream_that_fails(lab: GateLab) -> None:
     """gw-T9: the request and its processing have failed, and not the call, whose head was good."""
     kept = Spans.of(lab)
-    envelope = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": USAGE}
+    envelope: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "usage": USAGE,
+    }
     overloaded = {"type": "overloaded_error", "message": "busy"}
     lab.provider.push(stream(event("message_start", message=envelope), event("error", error=overloaded)))
     lab.ask(MESSAGES, BODIES[MESSAGES] | {"stream": True})
@@ -301,10 +308,10 @@ def test_a_client_cannot_have_its_requests_sampled(lab: GateLab) -> None:
 def test_the_ratio_is_that_of_the_requests() -> None:
     """So many of them are sampled, with a parent and without."""
     tracing = Spans().tracing(sample_ratio=0.25)
-    tracing._random = Random(7)
+    tracing._random = Random(7)  # pyright: ignore[reportPrivateUsage]
     parent = parent_of({b"traceparent": f"00-{TRACE}-{SPAN}-01".encode()})
     for given in (None, parent):
-        assert 2300 < sum(tracing._is_sampled(given) for _ in range(10_000)) < 2700
+        assert 2300 < sum(tracing.is_sampled(given) for _ in range(10_000)) < 2700
 
 
 @pytest.mark.parametrize(

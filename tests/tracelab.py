@@ -47,7 +47,7 @@ class Spans:
 
     def trace(self) -> Trace:
         """Return the trace of a request that is sampled."""
-        return Trace(self.tracing()._tracer, "Test", None, {}, {})
+        return Trace(self.tracing().tracer, "Test", None, {}, {})
 
     def __iter__(self) -> Iterator[ReadableSpan]:
         return iter(self._exporter.get_finished_spans())

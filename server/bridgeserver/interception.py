@@ -170,7 +170,7 @@ class Interception:
             if self._circuit is not None:
                 self._circuit.leave(turn, status)
         if self._trace is not None:
-            self._trace.answered(status)
+            self._trace.answered(head_of(connection).status)
         return connection
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:

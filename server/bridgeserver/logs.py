@@ -42,7 +42,7 @@ def configure_logs(
     """
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        _with_request,
+        with_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -72,7 +72,8 @@ def configure_logs(
     logging.getLogger(RECORDS).setLevel(logging.INFO)
 
 
-def _with_request(_logger: object, _method: str, event: EventDict) -> EventDict:
+def with_request(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Add to an event what `identify_request` was given: a processor of structlog."""
     fields = _REQUEST.get()
     if fields:
         for name, value in fields.items():

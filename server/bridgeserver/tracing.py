@@ -67,7 +67,7 @@ class Tracing:
         dropped: Callable[[], int] = lambda: 0,
         random: Random | None = None,
     ) -> None:
-        self._tracer = tracer
+        self.tracer = tracer
         self._sample_ratio = sample_ratio
         self._trust_parent = trust_parent
         self.close = on_close
@@ -84,7 +84,7 @@ class Tracing:
             fields = [field for field in request.fields if field[0] != b"traceparent"]
         elif b"traceparent" in headers or b"tracestate" in headers:  # one is nothing without the other
             fields = [field for field in request.fields if field[0] not in CONTEXT]
-        if not self._is_sampled(parent):
+        if not self.is_sampled(parent):
             return Begun(self._unsampled(parent), fields, None)
         trace = self._trace(request, _context(parent, headers), caller, provider, route)
         CURRENT.set(trace)
@@ -95,7 +95,8 @@ class Tracing:
         """Spans that nobody will see."""
         return self._dropped()
 
-    def _is_sampled(self, parent: Parent | None) -> bool:
+    def is_sampled(self, parent: Parent | None) -> bool:
+        """Decide whether a request is sampled; asked again, it may be decided otherwise."""
         if parent is not None and self._trust_parent:
             return parent.is_sampled
         # Not by the trace id, as is usual: a client may choose one that is sampled.
@@ -118,9 +119,9 @@ class Tracing:
                 "passthrough_method": request.method,
                 "passthrough_upstream_url": provider.url(route.path),
             }
-            return Trace(self._tracer, "Passthrough", context, http, passed)
+            return Trace(self.tracer, "Passthrough", context, http, passed)
         about = {"request_path": path, "user_id": caller.user_id, "provider": provider.name}
-        trace = Trace(self._tracer, "Intercept", context, http, about)
+        trace = Trace(self.tracer, "Intercept", context, http, about)
         trace.create()
         return trace
 
