@@ -3,7 +3,7 @@
     python benchmarks/tracing.py [--quick] [--json OUT]
 
 A row is the CPU time of one request's share: the checks that find tracing off; reading the client's context, deciding
-and writing the provider's; the eleven spans of a chat, ended and handed over, without the thread that sends them.
+and writing the provider's; the spans of a chat, ended and handed over, without the thread that sends them.
 """
 
 import argparse
