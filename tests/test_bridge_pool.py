@@ -18,6 +18,7 @@ from bridgeserver.identity import Caller
 from bridgeserver.pool import BridgePool
 from bridgeserver.tools.tool import Catalog, Tool, ToolResult
 from pool_lab import leased
+from tracelab import Spans
 
 A1 = Caller("a", "ann", "1", is_admin=False)
 B1 = Caller("b", "bob", "1", is_admin=False)
@@ -154,47 +155,9 @@ def test_a_build_that_ignores_its_end_leaves_nothing(monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
-class Span:
-    """A span that writes down what it is told."""
-
-    def __init__(self, name: str) -> None:
-        self.told: list[Any] = [name]
-
-    def is_recording(self) -> bool:
-        """Be one that somebody reads."""
-        return True
-
-    def set_attributes(self, attributes: dict[str, str]) -> None:
-        """Take attributes."""
-        self.told.append(attributes)
-
-    def add_event(self, name: str) -> None:
-        """Take an event."""
-        self.told.append(name)
-
-    def record_exception(self, error: Exception) -> None:
-        """Take an error."""
-        self.told.append(str(error))
-
-    def end(self) -> None:
-        """End."""
-        self.told.append("end")
-
-
 def test_a_look_up_is_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says whose, and whether there was a bridge."""
-    spans: list[Span] = []
-
-    class Tracer:
-        """Makes them."""
-
-        def start_span(self, name: str) -> Span:
-            """Make one."""
-            spans.append(Span(name))
-            return spans[-1]
-
-    monkeypatch.setattr(pools, "TRACER", Tracer())
-    monkeypatch.setattr(pools, "is_traced", lambda: True)
+    """It says whose, and whether there was a bridge; the second one finds it."""
+    spans = Spans.install(monkeypatch)
 
     async def run() -> None:
         async with opened() as lab:
@@ -202,11 +165,9 @@ def test_a_look_up_is_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
             await lab.use()
 
     asyncio.run(run())
-    whose = {"user_id": "a", "key_id": "1"}
-    assert [span.told for span in spans] == [
-        ["BridgePool.acquire", whose, "cache_miss", "end"],
-        ["BridgePool.acquire", whose, "cache_hit", "end"],
-    ]
+    assert spans.names == ["BridgePool.acquire"] * 2
+    assert [dict(span.attributes or {}) for span in spans] == [{"user_id": "a", "key_id": "1"}] * 2
+    assert [[event.name for event in span.events] for span in spans] == [["cache_miss"], ["cache_hit"]]
 
 
 @pytest.mark.soak

@@ -16,12 +16,14 @@ from bridgeserver.config import (
     Config,
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
     load,
     render,
 )
@@ -39,6 +41,8 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
+    "tracing": TracingConfig,
+    "logs": LogsConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
 }
@@ -574,7 +578,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, mcp_servers, pool, providers, server, store, tools"
+                "dumps, journal, logs, mcp_servers, pool, providers, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

@@ -17,7 +17,7 @@ from bridgeserver.tools.connector import AWAY_S, Connector
 from bridgeserver.tools.tool import Toolbox
 from bridgeserver.usertokens import UserTokens
 from mcplab import PATIENCE_S, McpServer
-from tracelab import Tracer
+from tracelab import Spans
 
 ANN = Caller("u-ann", "ann", "k-1", is_admin=False)
 BOB = Caller("u-bob", "bob", "k-2", is_admin=False)
@@ -262,7 +262,7 @@ def test_the_catalog_is_another_one_only_when_tools_change(other: McpServer) -> 
 
 def test_gw_t11_spans_of_sessions(server: McpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """gw-T11: one of the manager, one a server, and one of its list with the number of tools."""
-    tracer = Tracer.install(monkeypatch)
+    spans = Spans.install(monkeypatch)
 
     async def test(lab: Lab) -> None:
         async with lab.box(server.config(allow="^add$")):
@@ -270,22 +270,22 @@ def test_gw_t11_spans_of_sessions(server: McpServer, monkeypatch: pytest.MonkeyP
 
     run(test)
     attributes = {"mcp_proxy_name": "lab", "mcp_server_name": "lab", "mcp_server_url": server.url}
-    assert tracer.spans() == {
+    assert spans.attributes() == {
         "ServerProxyManager.Init": {},
         "StreamableHTTPServerProxy.Init": attributes,
         "StreamableHTTPServerProxy.Init.fetchTools": {**attributes, "mcp_tool_count": 8},
     }
-    assert not tracer.failures
+    assert not spans.failures
 
 
 def test_a_session_that_fails_fails_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reason."""
-    tracer = Tracer.install(monkeypatch)
+    spans = Spans.install(monkeypatch)
 
     async def test(lab: Lab) -> None:
         async with lab.box(McpServerConfig(name="away", url="http://127.0.0.1:9/mcp")):
             pass
 
     run(test)
-    assert list(tracer.failures) == ["StreamableHTTPServerProxy.Init"]
-    assert "ConnectError" in tracer.failures["StreamableHTTPServerProxy.Init"]
+    assert list(spans.failures) == ["StreamableHTTPServerProxy.Init"]
+    assert "ConnectError" in spans.failures["StreamableHTTPServerProxy.Init"]

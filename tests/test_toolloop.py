@@ -14,7 +14,7 @@ from bridgeserver.toolloop import Memories
 from bridgeserver.weaving import Memory
 from gatelab import PROVIDERS, GateLab, Got, Kept, MakeLab, Play, answer, stream
 from toollab import CHAT, MESSAGES, RESPONSES, SCRIPTS, URL, Box, Json, Script, bridge_of, event, events_of, give, text
-from tracelab import Tracer
+from tracelab import Spans
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -879,17 +879,21 @@ def test_a_bug_in_a_tool_does_not_end_the_conversation(lab: GateLab) -> None:
 def test_gw_l10_a_call_has_a_span(lab: GateLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """gw-L10: with what was asked of which tool, and with what went wrong."""
     for box, failures in ((Box(), {}), (Box(coder_list_workspaces="no"), {CALL_SPAN: "no"})):
-        tracer = Tracer.install(monkeypatch)
+        spans = Spans.install(monkeypatch)
         give(lab, box)
         turns = [
             CHAT.turn("t1", [CHAT.call("c1", LIST, '{"owner":"admin"}')], (1, 2), streaming=False),
             CHAT.turn("t2", [CHAT.say("ok")], (1, 2), streaming=False),
         ]
         asked(lab, CHAT, *turns, streaming=False)
-        assert tracer.spans()[CALL_SPAN] == {
+        assert spans.attributes()[CALL_SPAN] == {
             "mcp_input": '{"owner":"admin"}',
             "mcp_tool_name": "coder_list_workspaces",
             "mcp_server_name": "coder",
             "mcp_server_url": URL,
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": "coder_list_workspaces",
+            "gen_ai.tool.call.id": "c1",
+            "gen_ai.tool.type": "function",
         }
-        assert tracer.failures == failures
+        assert spans.failures == failures

@@ -1,55 +1,77 @@
-"""A tracer that remembers what it was told."""
+"""Spans that are kept in memory, and what a test asks of them."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, Self
 
 import pytest
-from opentelemetry.trace import Status
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bridgeserver import tracing
+from bridgeserver import spans
+from bridgeserver.config import TracingConfig
+from bridgeserver.exporting import trace_into
+from bridgeserver.spans import Trace
+from bridgeserver.tracing import Tracing
+from gatelab import GateLab
 
-
-class Span:
-    """One span."""
-
-    def __init__(self, tracer: "Tracer", name: str, attributes: Mapping[str, Any]) -> None:
-        self.name = name
-        self.attributes = dict(attributes)
-        self._tracer = tracer
-
-    def set_attribute(self, name: str, value: Any) -> None:
-        """Note one more attribute."""
-        self.attributes[name] = value
-
-    def set_status(self, status: Status) -> None:
-        """Note a failure."""
-        self._tracer.failures[self.name] = status.description or ""
+REFERENCE = {"request_path", "interception_id", "user_id", "provider", "model", "streaming"}
+"""What all spans of an interception say."""
 
 
-class Tracer:
-    """What `bridgeserver.tracing` opens its spans with, in a test."""
+class Spans:
+    """The spans that ended; made for a gateway, or with `install` for whatever a test does."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
-        self.failures: dict[str, str] = {}
-        """Why spans failed, by their names."""
+        self._exporter = InMemorySpanExporter()
+
+    @classmethod
+    def of(cls, lab: GateLab, **options: Any) -> Self:
+        """Return those of a gateway from now on."""
+        kept = cls()
+        lab.worker.tracing = kept.tracing(**options)
+        return kept
 
     @classmethod
     def install(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
-        """Return one that sees all spans from now on."""
-        tracer = cls()
-        monkeypatch.setattr(tracing, "TRACER", tracer)
-        return tracer
+        """Return those of a sampled request that everything belongs to from now on."""
+        kept = cls()
+        trace = kept.trace()
+        monkeypatch.setattr(spans, "CURRENT", ContextVar("test", default=trace))
+        return kept
 
-    def spans(self) -> dict[str, dict[str, Any]]:
-        """Return the attributes of spans by their names; no two may be alike."""
-        assert len({span.name for span in self._spans}) == len(self._spans)
-        return {span.name: span.attributes for span in self._spans}
+    def tracing(self, **options: Any) -> Tracing:
+        """Return what traces requests."""
+        return trace_into(SimpleSpanProcessor(self._exporter), TracingConfig(**options))
 
-    @contextmanager
-    def start_as_current_span(self, name: str, *, attributes: Mapping[str, Any]) -> Generator[Span]:
-        """Open one."""
-        span = Span(self, name, attributes)
-        self._spans.append(span)
-        yield span
+    def trace(self) -> Trace:
+        """Return the trace of a request that is sampled."""
+        return Trace(self.tracing().tracer, "Test", None, {}, {})
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        return iter(self._exporter.get_finished_spans())
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._exporter.clear()
+
+    @property
+    def names(self) -> list[str]:
+        """Return their names, sorted."""
+        return sorted(span.name for span in self)
+
+    def one(self, name: str) -> ReadableSpan:
+        """Return the one of that name."""
+        (span,) = (span for span in self if span.name == name)
+        return span
+
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        """Return their attributes by their names; no two may be alike."""
+        assert len(set(self.names)) == len(self.names)
+        return {span.name: dict(span.attributes or {}) for span in self}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Return why spans failed, by their names."""
+        return {span.name: span.status.description or "" for span in self if not span.status.is_ok}

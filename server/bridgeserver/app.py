@@ -15,14 +15,18 @@ from bridgeserver.generation import Generation
 from bridgeserver.headers import actor_lines, answer_lines
 from bridgeserver.identity import Caller, presented_token
 from bridgeserver.interception import ID_LINE, Interception
+from bridgeserver.logs import identify_request
 from bridgeserver.ownership import Claim
 from bridgeserver.protocols import Protocol
 from bridgeserver.protocols.messages import Messages
 from bridgeserver.protocols.responses import Responses
+from bridgeserver.providers import Provider, Route
 from bridgeserver.relay import Watch, relay
-from bridgeserver.request import check_head, client_address, provider_name, read_body, take_body
+from bridgeserver.request import check_head, client_address, provider_name, read_body, request_id, take_body
+from bridgeserver.spans import Trace
 from bridgeserver.target import Target
 from bridgeserver.tokens import redact
+from bridgeserver.tracing import UNTRACED, Begun, Tracing
 from bridgeserver.upstream import head_of
 from bridgeserver.worker import Worker
 
@@ -62,6 +66,8 @@ class Call:
         self._reply = reply
         self._protocol: Protocol | None = None
         self._interception: Interception | None = None
+        self._trace: Trace | None = None
+        self._about: dict[str, str] | None = None
         self._has_body = False
 
     async def run(self) -> None:
@@ -84,12 +90,18 @@ class Call:
             self._refuse(BridgeError("the gateway failed; its log says why"))
         finally:
             self._reply.close()
+            if self._trace is not None:
+                self._trace.end(self._reply.status)
             if worker.config.server.access_log:
                 self._log_access(worker.loop.time() - started)
+            if self._about is not None:
+                self._about.clear()  # what goes on in the background is not about this request
 
     async def _serve(self) -> None:
         worker, request = self._worker, self._request
         server = worker.config.server
+        if worker.trusted_proxies and (given := request_id(request, worker.trusted_proxies)):
+            self._identify({"request_id": given})
         check_head(request, server.max_head_bytes)
         if request.method == "HEAD" and _is_probe(request.path):
             self._answer_probe()
@@ -104,10 +116,11 @@ class Call:
             self._refuse_socket(generation)
         provider, route = generation.route(request.method, request.path)
         self._protocol = route.protocol or provider.error_protocol
+        begun = UNTRACED if worker.tracing is None else self._traced(worker.tracing, caller, provider, route)
         credential = provider.credential(request.headers, is_byok=presented.is_byok)
         tells_actor = provider.actor_headers and route.protocol is not None
         further = actor_lines(caller.user_id, caller.user_name) if tells_actor else b""
-        target = Target(generation, provider, route, credential, route.path, further)
+        target = Target(generation, provider, route, credential, route.path, further, begun.fields, begun.line)
         task = asyncio.current_task(worker.loop)  # without the loop it would be looked up, which asks the kernel
         assert task is not None  # noqa: S101 - a request has a task of its own
         guard = worker.guards.open(task)
@@ -137,6 +150,22 @@ class Call:
         finally:
             worker.guards.close(guard)
 
+    def _traced(self, tracing: Tracing, caller: Caller, provider: Provider, route: Route) -> Begun:
+        """Begin the trace of a request, if it is sampled."""
+        begun = tracing.begin(self._request, caller, provider, route)
+        self._trace = begun.trace
+        if begun.trace is not None:
+            self._identify(begun.trace.ids)
+        return begun
+
+    def _identify(self, fields: dict[str, str]) -> None:
+        """Have all log lines that are about this request say so; what they say already stays."""
+        if self._about is None:
+            self._about = fields
+            identify_request(fields)
+        else:
+            self._about.update(fields | self._about)
+
     def _refuse_socket(self, generation: Generation) -> None:
         """Raise UpgradeRefused for a WebSocket on a bridged route, where some clients try one first."""
         if self._request.headers[b"upgrade"].lower() == b"websocket" and generation.is_bridged(self._request.path):
@@ -164,10 +193,15 @@ class Call:
                 if sent is plain:  # nothing was edited
                     sent = body
                 elif plain is not body:
-                    target = target._replace(fields=without_encoding(self._request.fields))
+                    fields = self._request.fields if target.fields is None else target.fields
+                    target = target._replace(fields=without_encoding(fields))
                 grown = max(0, len(sent) - len(body))
                 worker.budget.take(grown)
-            self._interception = Interception(worker.means, bridge.caller, target, protocol, self._request, facts)
+            self._interception = Interception(
+                worker.means, bridge.caller, target, protocol, self._request, facts, self._trace
+            )
+            interception_id = self._interception.id
+            self._identify({"request_id": interception_id, "interception": interception_id})
             worker.counters["interceptions"] += 1
             try:
                 await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
@@ -197,6 +231,8 @@ class Call:
 
     def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""
+        if self._trace is not None:
+            self._trace.fail(error)
         if self._reply.status:
             return
         protocol = self._protocol or self._guess_protocol()

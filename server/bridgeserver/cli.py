@@ -133,7 +133,7 @@ def _add_action(
 
 def _serve(options: argparse.Namespace) -> None:
     from bridgeserver import dev
-    from bridgeserver.logs import configure_logs
+    from bridgeserver.logs import backlog, configure_logs
     from bridgeserver.reload import Source
     from bridgeserver.supervisor import Supervisor
 
@@ -145,7 +145,7 @@ def _serve(options: argparse.Namespace) -> None:
     path = DEFAULT_FILE.absolute() if options.config is None else options.config.absolute()
     source = Source(lambda: load_config(options, flags), path)
     config, look = source.read()
-    configure_logs(config.server.log_format, config.server.log_level)
+    configure_logs(config.server.log_format, config.server.log_level, backlog())
     Supervisor(config, lambda url: print(f"bridgecore serves on {url}", flush=True), source, look).run()
 
 

@@ -14,6 +14,11 @@ class Credential(NamedTuple):
     kind: Literal["centralized", "byok"]
     hint: str
 
+    @property
+    def secret(self) -> str:
+        """What of the field must not be read by others: its value, without the scheme."""
+        return self.value.decode("latin-1").rpartition(" ")[2]
+
     def __repr__(self) -> str:
         return f"Credential({self.kind}, {self.hint!r})"
 

@@ -16,7 +16,7 @@ import uvloop
 from bridgecore import Server
 from bridgeserver.app import Application
 from bridgeserver.config import Config
-from bridgeserver.logs import configure_logs
+from bridgeserver.logs import backlog, configure_logs
 from bridgeserver.worker import Place, Worker
 
 log = structlog.get_logger("bridgecore")
@@ -41,7 +41,7 @@ def main(config: Config, place: Place, listener: socket.socket, orders: Connecti
     # And so is every other, also when somebody signals every process there is.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    configure_logs(config.server.log_format, config.server.log_level)
+    configure_logs(config.server.log_format, config.server.log_level, backlog())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, place, listener, orders))

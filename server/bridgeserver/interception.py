@@ -7,6 +7,7 @@ from bridgecore import Connection, Guard, Head, Reply, Request, by_name, uuid7
 from bridgeserver.account import Account, read_along
 from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
+from bridgeserver.config import LogsConfig
 from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dump, Dumps
 from bridgeserver.errors import (
@@ -21,16 +22,19 @@ from bridgeserver.errors import (
 )
 from bridgeserver.headers import Pairs, answer_lines
 from bridgeserver.identity import Caller
-from bridgeserver.journal import Journal
+from bridgeserver.journal import Journal, Sink
 from bridgeserver.limits import Budget
+from bridgeserver.observing import TracedRecords
 from bridgeserver.ownership import Ownership
 from bridgeserver.protocols import Facts, Finding, Protocol, Tool
 from bridgeserver.protocols.failure import classify
 from bridgeserver.providers import Translation
 from bridgeserver.recorder import Recorder
+from bridgeserver.recordlog import LoggedRecords
 from bridgeserver.records import Interception as InterceptionRecord
 from bridgeserver.records import Status, now_us
 from bridgeserver.relay import Timeouts, Watch, relay
+from bridgeserver.spans import Trace, gen_ai
 from bridgeserver.target import Target
 from bridgeserver.toolloop import KeptAlive, ToolLoop, Tools, WovenStream, read_whole
 from bridgeserver.upstream import Exchange, head_of
@@ -50,6 +54,7 @@ class Means(NamedTuple):
     dumps: Dumps
     bodies: Budget
     counters: Counters
+    logs: LogsConfig = LogsConfig()
 
 
 class Interception:
@@ -63,8 +68,10 @@ class Interception:
         protocol: Protocol,
         request: Request,
         facts: Facts,
+        trace: Trace | None = None,
     ) -> None:
         self.id = uuid7()
+        self._trace = trace
         self._means = means
         self._caller = caller
         self._target = target
@@ -93,7 +100,8 @@ class Interception:
         """
         self._asked_for_usage = asked_for_usage
         target = self._target
-        recorder = Recorder(self._means.journal, self._record())
+        record = self._record()
+        recorder = Recorder(self._sink(record), record)
         if tools is not None:
             labels = target.provider.name, self._facts.model
             self._loop = ToolLoop(tools, recorder, self._means.counters, labels)
@@ -104,6 +112,7 @@ class Interception:
             recorder.begin(self._facts.prompt, _send_nothing)
             self._end(recorder, reply, exchange, error)
             raise
+        target = self._sent_to()
         head = target.request_head(self._request, body)
         if target.provider.dumps:
             self._dump = self._means.dumps.bridged(target.provider.name, self._facts.model, self.id)
@@ -160,6 +169,8 @@ class Interception:
         finally:
             if self._circuit is not None:
                 self._circuit.leave(turn, status)
+        if self._trace is not None:
+            self._trace.answered(head_of(connection).status)
         return connection
 
     def _relay(self, connection: Connection, recorder: Recorder, reply: Reply, guard: Guard) -> Awaitable[None]:
@@ -241,7 +252,7 @@ class Interception:
                 self._account = None
                 body = self._grown_by(weaver, outcomes)
                 turn = self._enter_circuit()
-                again = exchange.again(self._target.request_head(self._request, body), body)
+                again = exchange.again(self._sent_to().request_head(self._request, body), body)
                 connection = await self._answer(turn, again, exchange, body, guard)
 
     async def _take_turn(
@@ -363,6 +374,35 @@ class Interception:
             error_message=failure.message if failure else None,
             credential_hint=self._last_hint(),
         )
+
+    def _sink(self, record: InterceptionRecord) -> Sink:
+        """Return what takes the records; the span of serving the request begins, if there is one."""
+        sink: Sink = self._means.journal
+        if self._means.logs.records:
+            sink = LoggedRecords(
+                sink, content=self._means.logs.record_content, secret=lambda: self._target.credential.secret
+            )
+        trace = self._trace
+        if trace is None:
+            return sink
+        facts, provider = self._facts, self._target.provider
+        about: dict[str, str | bool] = {"interception_id": self.id, "model": facts.model, "streaming": facts.stream}
+        if self._protocol.name == "messages":
+            about["aws_bedrock"] = provider.type == "bedrock"
+        trace.created(about, is_stream=facts.stream)
+        trace.process(gen_ai(provider.type, facts.model, record.session_id, is_stream=facts.stream))
+        return TracedRecords(sink, trace)
+
+    def _sent_to(self) -> Target:
+        """Return where the request goes; the span of asking there begins, if there is one."""
+        trace = self._trace
+        if trace is None:
+            return self._target
+        origin = self._target.provider.origin
+        place: dict[str, str | int] = {"server.address": origin.host, "server.port": origin.port}
+        line = trace.send({"http.request.method": self._request.method, **place})
+        self._target = self._target._replace(context=line)
+        return self._target
 
     def _last_hint(self) -> str | None:
         """Return the hint of the key that served in the end, if it is not the one that was recorded."""

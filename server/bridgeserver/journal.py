@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
+from typing import Protocol as Interface
 
 import msgspec
 import structlog
@@ -48,6 +49,23 @@ Sync = Literal["none", "interval", "always"]
 
 Then = Callable[[NotRecordable | None], object]
 """What is to happen once records are kept, or cannot be."""
+
+
+class Sink(Interface):
+    """What takes the records of an interception: the journal, or somebody who looks at them on their way there."""
+
+    def begin(self, records: Sequence[AnyRecord], then: Then) -> None:
+        """Take an interception and what belongs to it, and call *then* once they are kept. Raises NotRecordable."""
+        ...
+
+    def append(self, record: AnyRecord) -> None:
+        """Take a record of an open interception."""
+        ...
+
+    def end(self, records: Sequence[AnyRecord]) -> None:
+        """Take the last records of an open interception, its end among them."""
+        ...
+
 
 _encode = msgspec.json.Encoder().encode_lines
 

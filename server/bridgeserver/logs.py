@@ -1,21 +1,48 @@
 """Logging: structlog over the standard library, one line an event, for people or for machines."""
 
+import atexit
 import logging
 import sys
+from contextvars import ContextVar
+from functools import partial
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from bridgeserver.backlog import Backlog, write_all
+
+RECORDS = "bridgecore.records"
+"""The logger of records, which is not silenced with the others."""
+
+_REQUEST: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 
 
-def configure_logs(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Send the events of `bridgecore` and the warnings of its server to standard error.
+def identify_request(fields: dict[str, str]) -> None:
+    """Put *fields* into all lines that this task, and those that it begins, log from now on.
+
+    They may change; whoever has given them empties them when the request is over.
+    """
+    _REQUEST.set(fields)
+
+
+def backlog() -> Backlog:
+    """Return what writes to standard error without anybody waiting for it, and gives away what waits at exit."""
+    handler = Backlog(partial(write_all, sys.stderr.fileno()))
+    atexit.register(handler.close)
+    return handler
+
+
+def configure_logs(
+    form: Literal["auto", "json", "console"], level: str, handler: logging.Handler | None = None
+) -> None:
+    """Send the events of `bridgecore` and the warnings of its server to standard error, or to *handler*.
 
     `auto` writes for people on a terminal, and JSON otherwise.
     """
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        with_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -31,7 +58,7 @@ def configure_logs(form: Literal["auto", "json", "console"], level: str) -> None
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = handler or logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -42,3 +69,13 @@ def configure_logs(form: Literal["auto", "json", "console"], level: str) -> None
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("bridgecore").setLevel(level.upper())
+    logging.getLogger(RECORDS).setLevel(logging.INFO)
+
+
+def with_request(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Add to an event what `identify_request` was given: a processor of structlog."""
+    fields = _REQUEST.get()
+    if fields:
+        for name, value in fields.items():
+            event.setdefault(name, value)
+    return event

@@ -52,6 +52,7 @@ FAMILIES = {
     "pool_live": Family("pool_live", "gauge", "Bridges in the pool."),
     "pool_leased": Family("pool_leased", "gauge", "Leases that are out."),
     "pool_retired": Family("pool_retired", "gauge", "Bridges that have left the pool and are still leased."),
+    "spans_dropped": Family("spans_dropped", "counter", "Spans that the collector did not take, or not in time."),
     "key_pool_state": Family(
         "key_pool_state", "gauge", "Central keys in each state, summed over the workers.", ("provider", "state")
     ),

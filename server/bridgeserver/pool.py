@@ -22,8 +22,8 @@ from bridgeserver.bridge import Connect, RequestBridge
 from bridgeserver.errors import GatewayStopped
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
+from bridgeserver.spans import is_traced, span
 from bridgeserver.tools.tool import Toolbox
-from bridgeserver.tracing import TRACER, is_traced
 
 log = structlog.get_logger("bridgecore")
 
@@ -113,7 +113,6 @@ class BridgePool:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._closing: asyncio.Task[None] | None = None
-        self._is_traced = is_traced()
         self._is_over = False
         self._counts: Counter[str] = Counter()
         self._build_s = 0.0
@@ -170,7 +169,7 @@ class BridgePool:
 
         As with `acquire`, nothing shuts the bridge down until the lease is given back. Raises GatewayStopped.
         """
-        return None if self._is_traced else self._cached(caller, generation)
+        return None if is_traced() else self._cached(caller, generation)
 
     async def acquire(self, caller: Caller, generation: Generation) -> Lease[RequestBridge]:
         """Return a lease on the caller's bridge, which is built if there is none; for whom `find` has found none.
@@ -178,20 +177,12 @@ class BridgePool:
         *generation* is the one in force, or the older one with which the request began: such a bridge serves and
         is not kept. Raises GatewayStopped once the pool closes, and whatever the making of a bridge raises.
         """
-        if not self._is_traced:
+        if not is_traced():
             return await self._built(caller, generation)
-        span = TRACER.start_span("BridgePool.acquire")
-        try:
+        with span("BridgePool.acquire", {"user_id": caller.user_id, "key_id": caller.key_id}) as traced:
             lease = self._cached(caller, generation)
-            if span.is_recording():
-                span.set_attributes({"user_id": caller.user_id, "key_id": caller.key_id})
-                span.add_event("cache_hit" if lease is not None else "cache_miss")
+            traced.event("cache_hit" if lease is not None else "cache_miss")
             return lease if lease is not None else await self._built(caller, generation)
-        except Exception as exc:
-            span.record_exception(exc)
-            raise
-        finally:
-            span.end()
 
     def _cached(self, caller: Caller, generation: Generation) -> Lease[RequestBridge] | None:
         if self._closing is not None:

@@ -1,6 +1,6 @@
 """Writes down one interception: numbers its records, cuts what is too long, and appends them to the journal."""
 
-from bridgeserver.journal import Journal, Then
+from bridgeserver.journal import Sink, Then
 from bridgeserver.protocols import Finding, Tap, Tool, Usage, lenient
 from bridgeserver.records import (
     CONTENT_LIMIT,
@@ -25,7 +25,7 @@ class Recorder:
 
     __slots__ = ("_interception", "_journal", "_last", "_seq", "id")
 
-    def __init__(self, journal: Journal, interception: Interception) -> None:
+    def __init__(self, journal: Sink, interception: Interception) -> None:
         self.id = interception.id
         self._interception = interception
         self._journal = journal

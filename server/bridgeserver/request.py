@@ -9,10 +9,12 @@ from urllib.parse import unquote_to_bytes
 from bridgecore import Guard, Request
 from bridgeserver.errors import BadRequest, BodyTooLarge, ClientClosed, HeadTooLarge, RequestTimeout
 from bridgeserver.limits import Budget
+from bridgeserver.tokens import redact
 
 Network = IPv4Network | IPv6Network
 
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~:@!$&'()*+,;=-][A-Za-z0-9._~:@!$&'()*+,;=-]*)+").fullmatch
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 _ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -34,6 +36,14 @@ def client_address(request: Request, trusted: Collection[Network]) -> str:
     while hops and _is_in(address, trusted):
         address = hops.pop() or address
     return address
+
+
+def request_id(request: Request, trusted: Collection[Network]) -> str:
+    """Return the `X-Request-Id` that a trusted proxy has set, or nothing."""
+    value = request.headers.get(b"x-request-id")
+    if value is None or _REQUEST_ID(value) is None or not _is_in(request.peer, trusted):
+        return ""
+    return redact(value.decode("ascii"))
 
 
 def check_head(request: Request, max_bytes: int) -> None:

@@ -25,6 +25,8 @@ class Target(NamedTuple):
     """Lines of the head that are about the caller."""
     fields: Pairs | None = None
     """What there is of the client's head; None: all of it."""
+    context: bytes = b""
+    """The line of the head that says to which trace the request belongs."""
 
     @property
     def is_shared_account(self) -> bool:
@@ -35,7 +37,7 @@ class Target(NamedTuple):
         """Return the head of the upstream request."""
         fields = request.fields if self.fields is None else self.fields
         return self.provider.request_head(
-            request.method, self.path, request.query, fields, self.credential, body, self.further
+            request.method, self.path, request.query, fields, self.credential, body, self.further + self.context
         )
 
     def exchange(self) -> Exchange:

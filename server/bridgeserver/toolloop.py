@@ -17,8 +17,8 @@ from bridgeserver.protocols import Finding, Tap, Tool
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import now_us
 from bridgeserver.relay import Timeouts
+from bridgeserver.spans import span
 from bridgeserver.tools.tool import Toolbox
-from bridgeserver.tracing import span
 from bridgeserver.weaving import Call, Memory, Outcome, Weaver
 
 log = structlog.get_logger("bridgecore")
@@ -239,4 +239,8 @@ def _attributes(call: Call) -> dict[str, str]:
         "mcp_tool_name": call.tool.name,
         "mcp_server_name": call.tool.server,
         "mcp_server_url": call.tool.server_url,
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": call.tool.name,
+        "gen_ai.tool.call.id": call.id,
+        "gen_ai.tool.type": "function",
     }

@@ -14,7 +14,7 @@ import structlog
 from bridgecore import Guards
 from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
-from bridgeserver.config import Config
+from bridgeserver.config import Config, TracingConfig
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
 from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dumps
@@ -30,6 +30,7 @@ from bridgeserver.providers import build
 from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.tools.connector import Connector
+from bridgeserver.tracing import Tracing
 from bridgeserver.upstream import Limits, Upstreams
 from bridgeserver.usertokens import UserTokens
 
@@ -91,8 +92,16 @@ class Worker:
             max_file_bytes=config.dumps.max_file_bytes,
             max_bytes=config.dumps.max_bytes // server.workers,
         )
+        self.tracing = _tracing(config.tracing)
         self.means = Means(
-            self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps, self.budget, self.counters
+            self.journal,
+            self.ownership,
+            self.timeouts,
+            Budget(ALL_BYTES),
+            self.dumps,
+            self.budget,
+            self.counters,
+            config.logs,
         )
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
@@ -116,6 +125,8 @@ class Worker:
         self._upstreams.close()
         self.journal.close()
         await self._control.close()
+        if self.tracing is not None:
+            await self.loop.run_in_executor(None, self.tracing.close)
         self._executor.shutdown()
         self.dumps.close()
         self._reader.close()
@@ -198,6 +209,8 @@ class Worker:
             "pool_forced": stats.forced,
         }
         counters |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
+        if self.tracing is not None:
+            counters["spans_dropped"] = self.tracing.dropped
         gauges = {"pool_live": stats.live, "pool_leased": stats.leased, "pool_retired": stats.retired}
         states: dict[str, float] = {}
         for name, provider in self.generation.providers.items():
@@ -215,6 +228,15 @@ class Worker:
     def _drain(self, _message: Drain) -> None:
         self.is_draining = True
         self._on_drain()
+
+
+def _tracing(config: TracingConfig) -> Tracing | None:
+    """Return what traces requests, if anybody wants to see them: its packages are imported only then."""
+    if not config.endpoint:
+        return None
+    from bridgeserver import exporting
+
+    return exporting.start(config)
 
 
 def _left() -> ClientClosed:

@@ -7,12 +7,14 @@ from bridgeserver.config.schema import (
     Config,
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
 )
 
 __all__ = [
@@ -21,12 +23,14 @@ __all__ = [
     "Config",
     "DumpsConfig",
     "JournalConfig",
+    "LogsConfig",
     "McpServerConfig",
     "PoolConfig",
     "ProviderConfig",
     "ServerConfig",
     "StoreConfig",
     "ToolsConfig",
+    "TracingConfig",
     "load",
     "render",
 ]

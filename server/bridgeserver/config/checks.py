@@ -79,6 +79,11 @@ def is_base_url(text: str) -> bool:
         return False
 
 
+def is_collector_url(text: str) -> bool:
+    """Whether spans can be sent below *text*; nothing is good too, where nothing is sent."""
+    return not text or is_base_url(text)
+
+
 def _has_good_place(url: SplitResult) -> bool:
     host = url.hostname or ""
     is_bracketed = url.netloc.startswith("[")

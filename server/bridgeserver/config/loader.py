@@ -6,6 +6,7 @@ options runs where it finds them all; whoever mends what is reported gets to see
 
 import ssl
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from bridgeserver.config import checks, mcp
@@ -16,12 +17,14 @@ from bridgeserver.config.schema import (
     Config,
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
 )
 from bridgeserver.config.sources import Sources, Table, Values, Wrong
 from bridgeserver.errors import ConfigError
@@ -68,6 +71,9 @@ class _Loader:
         pool = values_of(sections["pool"], PoolConfig, self._converter)
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
+        tracing = values_of(sections["tracing"], TracingConfig, self._converter)
+        self._note(sections["tracing"], _tracing_mistakes(tracing))
+        logs = values_of(sections["logs"], LogsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -85,6 +91,8 @@ class _Loader:
             pool=PoolConfig(**pool),
             dumps=DumpsConfig(**dumps),
             tools=ToolsConfig(**tools),
+            tracing=TracingConfig(**tracing),
+            logs=LogsConfig(**logs),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
@@ -140,6 +148,11 @@ def _server_mistakes(values: Values) -> Iterator[Wrong]:
         if is_plain and not values["insecure_http"] and not checks.is_loopback(values["host"]):
             expected = "a loopback address, or tls_cert and tls_key, or insecure_http = true"
             yield "host", f'"{values["host"]}" with plain HTTP', expected
+
+
+def _tracing_mistakes(values: Values) -> Iterator[Wrong]:
+    if values.get("endpoint") and not all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter"))):
+        yield "endpoint", "no SDK of OpenTelemetry", "`pip install 'bridgecore[otel]'`"
 
 
 def _tls_mistakes(cert: Path | None, key: Path | None) -> Iterator[Wrong]:

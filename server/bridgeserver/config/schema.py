@@ -131,6 +131,17 @@ HeaderSecret = Annotated[
 Pattern = Annotated[
     str, Meta(description="a regular expression, which is searched for", extra={"check": checks.is_pattern})
 ]
+CollectorUrl = Annotated[
+    str,
+    Meta(
+        description="an http or https URL with a host, without credentials, query and fragment, or nothing",
+        extra={"check": checks.is_collector_url},
+    ),
+]
+Ratio = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
+ServiceName = Annotated[
+    str, Meta(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?\Z", description="a name in printable ASCII")
+]
 Turns = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 QueryName = Annotated[str, Meta(min_length=1, description="the name of a parameter")]
 QueryValue = Annotated[str, Meta(description="text", extra={"is_secret": True})]
@@ -274,6 +285,26 @@ class ToolsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     record_results: Switch = False
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the spans of requests go, and of which."""
+
+    endpoint: CollectorUrl = ""
+    headers: Annotated[
+        dict[McpHeaderName, HeaderSecret],
+        Meta(description="a table of header names and values", extra={"is_secret": True}),
+    ] = {}
+    sample_ratio: Ratio = 1.0
+    trust_parent: Switch = False
+    service_name: ServiceName = "bridgecore"
+
+
+class LogsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged beside events."""
+
+    records: Switch = False
+    record_content: Switch = False
+
+
 class BrokenProvider(Struct, frozen=True, kw_only=True):
     """A provider that cannot be reached as it is configured; the others are served without it."""
 
@@ -291,6 +322,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool: PoolConfig
     dumps: DumpsConfig
     tools: ToolsConfig
+    tracing: TracingConfig
+    logs: LogsConfig
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
     mcp_servers: tuple[McpServerConfig, ...] = ()

@@ -13,12 +13,14 @@ import msgspec
 from bridgeserver.config.schema import (
     DumpsConfig,
     JournalConfig,
+    LogsConfig,
     McpServerConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
+    TracingConfig,
 )
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -28,6 +30,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
+    "tracing": TracingConfig,
+    "logs": LogsConfig,
 }
 LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
 """What there may be several of, each with a name."""

@@ -231,6 +231,10 @@ class Provider:
         target = self._base_path + path.encode()
         return target + b"?" + b"&".join(filter(None, (self.query, query))) if self.query or query else target
 
+    def url(self, path: str) -> str:
+        """Return where *path* leads to, without the query, which may hold secrets."""
+        return f"{self.origin.scheme}://{self.host}{self._base_path.decode()}{path}"
+
     def _methods(self, below: str) -> frozenset[str]:
         methods = self._kind.passthrough.get(below)
         if methods is not None:

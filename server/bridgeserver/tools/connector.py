@@ -16,8 +16,8 @@ from bridgeserver.errors import BridgeError
 from bridgeserver.generation import Generation
 from bridgeserver.identity import Caller
 from bridgeserver.secret import Secret
+from bridgeserver.spans import span
 from bridgeserver.tools.tool import Toolbox
-from bridgeserver.tracing import span
 from bridgeserver.usertokens import UserTokens
 
 if TYPE_CHECKING:

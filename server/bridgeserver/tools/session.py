@@ -27,11 +27,11 @@ from pydantic import ValidationError
 from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.errors import ToolError
 from bridgeserver.secret import Secret
+from bridgeserver.spans import span
 from bridgeserver.tools.names import Filter
 from bridgeserver.tools.schemas import accepted
 from bridgeserver.tools.tool import ToolResult
 from bridgeserver.tools.transport import DELETE_S, LOST, BoundedTransport
-from bridgeserver.tracing import span
 
 log = structlog.get_logger("bridgecore")
 # It would print what servers answer; what matters of it is in the errors that are raised here.
