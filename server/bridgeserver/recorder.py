@@ -59,6 +59,7 @@ class Recorder:
                 injected=False,
                 error=None,
                 created_at=now_us(),
+                user_id=self._interception.user_id,
             )
         else:
             text, truncated = clip(found.text, CONTENT_LIMIT)
@@ -85,6 +86,7 @@ class Recorder:
                 created_at=now_us(),
                 duration_us=duration_us,
                 result=None if result is None else clip(result, CONTENT_LIMIT)[0],
+                user_id=self._interception.user_id,
             )
         )
 
