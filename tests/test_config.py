@@ -18,6 +18,7 @@ from bridgeserver.config import (
     JournalConfig,
     McpServerConfig,
     PoolConfig,
+    PriceConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
@@ -41,6 +42,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "tools": ToolsConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
+    "prices[]": PriceConfig,
 }
 KEY = "sk-test-0123456789abcdefghij"
 
@@ -574,7 +576,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, mcp_servers, pool, providers, server, store, tools"
+                "dumps, journal, mcp_servers, pool, prices, providers, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

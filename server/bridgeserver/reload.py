@@ -272,6 +272,7 @@ class Reloader:
     def _publish(self, merged: Merged, loaded: LoadedProviders) -> None:
         """Send what is good to the workers, unless they have it."""
         good, statuses = judge(merged, loaded)
+        self._store.prices.configure(self._config.prices, good)
         for status in statuses:
             if status.status == "error":
                 log.error("provider_excluded", provider=status.name, reason=status.reason)

@@ -82,7 +82,7 @@ class Supervisor:
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
-            self._admin = Admin(store, vault, reloader, self._control.totals)
+            self._admin = Admin(store, vault, reloader, lambda: {**self._control.totals(), **store.prices.unpriced()})
             reloader.start()
             cleanup.callback(reloader.stop)
             self._shipper.start()

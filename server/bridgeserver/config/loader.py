@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridgeserver.config import checks, mcp
+from bridgeserver.config import checks, mcp, prices
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
@@ -18,6 +18,7 @@ from bridgeserver.config.schema import (
     JournalConfig,
     McpServerConfig,
     PoolConfig,
+    PriceConfig,
     ProviderConfig,
     ServerConfig,
     StoreConfig,
@@ -76,6 +77,7 @@ class _Loader:
         server = self._server(sections["server"])
         providers, broken = self._providers()
         servers = self._mcp_servers()
+        prices_ = self._prices()
         if self._mistakes:
             raise ConfigError(self._mistakes)
         return Config(
@@ -88,6 +90,7 @@ class _Loader:
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
+            prices=tuple(PriceConfig(**values) for values in prices_),
         )
 
     def _server(self, table: Table) -> Values:
@@ -124,6 +127,14 @@ class _Loader:
             values = values_of(table, McpServerConfig, self._converter)
             self._note(table, mcp.mistakes(table, values, names))
             names.add(values.get("name", ""))
+            found.append(values)
+        return found
+
+    def _prices(self) -> list[Values]:
+        found: list[Values] = []
+        for table in self._sources.lists["prices"]:
+            values = values_of(table, PriceConfig, self._converter)
+            self._note(table, prices.mistakes(table, values))
             found.append(values)
         return found
 

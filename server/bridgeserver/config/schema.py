@@ -5,6 +5,7 @@ hold a `check` that says whether a value is acceptable, and `is_secret`, so that
 Options without a default here get it from others (`loader`); docs/operations.md lists them all.
 """
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -132,6 +133,14 @@ Pattern = Annotated[
     str, Meta(description="a regular expression, which is searched for", extra={"check": checks.is_pattern})
 ]
 Turns = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+ModelPattern = Annotated[
+    str,
+    Meta(pattern=r"^[\x21-\x7e]{1,512}\Z", description="the name of a model, in which * stands for any text"),
+]
+Dollars = Annotated[
+    float,
+    Meta(ge=0, le=1_000_000, description="dollars for a million tokens, from 0 to 1000000", extra={"check": isfinite}),
+]
 QueryName = Annotated[str, Meta(min_length=1, description="the name of a parameter")]
 QueryValue = Annotated[str, Meta(description="text", extra={"is_secret": True})]
 
@@ -274,6 +283,19 @@ class ToolsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     record_results: Switch = False
 
 
+class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the tokens of a model cost, in place of what the gateway knows."""
+
+    model: ModelPattern
+    provider: Annotated[
+        str, Meta(pattern=r"^([a-z0-9]+(-[a-z0-9]+)*)?\Z", description="the name of a provider, or nothing for any")
+    ] = ""
+    input: Dollars = 0.0
+    output: Dollars = 0.0
+    cache_read: Dollars = 0.0
+    cache_write: Dollars = 0.0
+
+
 class BrokenProvider(Struct, frozen=True, kw_only=True):
     """A provider that cannot be reached as it is configured; the others are served without it."""
 
@@ -294,3 +316,4 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
     mcp_servers: tuple[McpServerConfig, ...] = ()
+    prices: tuple[PriceConfig, ...] = ()

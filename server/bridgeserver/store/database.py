@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from bridgeserver.errors import StoreError
+from bridgeserver.prices import PriceList, Source
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
@@ -31,6 +32,8 @@ class Store:
 
     def __init__(self, database: Sqlite) -> None:
         self._database = database
+        self.prices = PriceList()
+        """By which the records are priced that are stored from here."""
         self._read = database.read
         self._write = database.write
 
@@ -54,7 +57,10 @@ class Store:
         The first end of an interception wins. Its end must not come in an earlier call than itself: a worker's
         journal is in order, so that cannot happen.
         """
-        return self._write(shipping.apply, records)
+        unpriced: list[Source] = []
+        changed = self._write(shipping.apply, records, self.prices, unpriced)
+        self.prices.count_unpriced(unpriced)
+        return changed
 
     def interrupt(self, worker: str, ended_at: int) -> int:
         """End every open interception of a dead worker, none before it began; return how many those were."""

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.dml import UpdateBase
 
+from bridgeserver.prices import MAX_TOKENS, UNKNOWN, Cost, PriceList, Source, is_countable
 from bridgeserver.records import (
     AnyRecord,
     ContinuedResponse,
@@ -54,23 +55,32 @@ def _sql(statement: UpdateBase, columns: Sequence[str]) -> str:
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
 
 
+FIRST_COUNT = TokenUsage.__struct_fields__.index("input_tokens")
 EXTRA = TokenUsage.__struct_fields__.index("extra")
 
 
-def _usage_row(usage: TokenUsage) -> Row:
+def _usage_row(usage: TokenUsage, cost: Cost) -> Row:
     row = msgspec.structs.astuple(usage)
-    return (*row[:EXTRA], msgspec.json.encode(usage.extra).decode(), *row[EXTRA + 1 :])
+    counts = row[FIRST_COUNT:EXTRA]
+    if not is_countable(usage):
+        counts = tuple(min(max(count, 0), MAX_TOKENS) for count in counts)
+    extra = msgspec.json.encode(usage.extra).decode()
+    return (*row[:FIRST_COUNT], *counts, extra, *row[EXTRA + 1 :], *cost)
 
 
 _INSERTS: dict[type[AnyRecord], _Insert] = {
     Interception: _Insert(Interception, interceptions),
     UserPrompt: _Insert(UserPrompt, schema.user_prompts),
-    TokenUsage: _Insert(TokenUsage, schema.token_usages, _usage_row),
     ToolUse: _Insert(ToolUse, schema.tool_usages),
     ModelThought: _Insert(ModelThought, schema.model_thoughts),
     ProviderObject: _Insert(ProviderObject, schema.provider_objects),
     ContinuedResponse: _Insert(ContinuedResponse, schema.continued_responses),
 }
+
+_USAGE = _sql(insert(schema.token_usages).on_conflict_do_nothing(), [*TokenUsage.__struct_fields__, *Cost._fields])
+_SOURCES = select(
+    interceptions.c.id, interceptions.c.provider, interceptions.c.provider_name, interceptions.c.model
+).where(interceptions.c.id.in_(bindparam("ids", expanding=True)))
 
 _IS_OPEN = interceptions.c.ended_at.is_(None)
 
@@ -90,8 +100,10 @@ _ENDED = _sql(insert(interceptions).on_conflict_do_nothing(), [*Interception.__s
 _SESSION = _sql(sessions.merging(insert(schema.sessions)), sessions.COLUMNS)
 
 
-def apply(connection: Connection, records: Sequence[AnyRecord]) -> int:
+def apply(connection: Connection, records: Sequence[AnyRecord], prices: PriceList, unpriced: list[Source]) -> int:
     """Store *records*, and what follows from them of threads and sessions; return how many of them were new.
+
+    Token usages are priced by *prices*; of those without a cost the sources are added to *unpriced*.
 
     The first end of an interception wins. What belongs to an interception must not come in an earlier call than
     itself: an end would be passed over, the rest would be kept and not counted in. Within one call the order does
@@ -102,8 +114,11 @@ def apply(connection: Connection, records: Sequence[AnyRecord]) -> int:
         by_type[type(record)].append(record)
     begun: list[Interception] = by_type.pop(Interception, [])
     ends: list[InterceptionEnd] = by_type.pop(InterceptionEnd, [])
+    usages: list[TokenUsage] = by_type.pop(TokenUsage, [])
     begun_count, ended_count = _apply_interceptions(connection, begun, ends)
     changed = begun_count + ended_count
+    if usages:
+        changed += _run(connection, _USAGE, _usage_rows(connection, usages, begun, prices, unpriced))
     for kind, group in by_type.items():
         statement = _INSERTS[kind]
         changed += _run(connection, statement.sql, [statement.row(record) for record in group])
@@ -111,6 +126,27 @@ def apply(connection: Connection, records: Sequence[AnyRecord]) -> int:
     moved = lineage.link(connection, begun, by_type[ToolUse], are_new=are_new)
     _keep_sessions(connection, begun, by_type[UserPrompt], moved, are_new=are_new)
     return changed
+
+
+def _usage_rows(
+    connection: Connection,
+    usages: list[TokenUsage],
+    begun: Iterable[Interception],
+    prices: PriceList,
+    unpriced: list[Source],
+) -> list[Row]:
+    sources = {record.id: Source(record.provider, record.provider_name, record.model) for record in begun}
+    missing = {usage.interception_id for usage in usages} - sources.keys()
+    for chunk in lineage.chunks(sorted(missing), lineage.CHUNK):
+        sources |= {row.id: Source(*row[1:]) for row in connection.execute(_SOURCES, {"ids": chunk})}
+    rows: list[Row] = []
+    for usage in usages:
+        source = sources.get(usage.interception_id)
+        cost = UNKNOWN if source is None else prices.cost(usage, source)
+        if cost.cost_micros is None and source is not None:
+            unpriced.append(source)
+        rows.append(_usage_row(usage, cost))
+    return rows
 
 
 def _keep_sessions(
