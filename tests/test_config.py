@@ -20,6 +20,7 @@ from bridgeserver.config import (
     PoolConfig,
     PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -38,6 +39,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "records": RecordsConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
     "providers[]": ProviderConfig,
@@ -576,7 +578,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, mcp_servers, pool, prices, providers, server, store, tools"
+                "dumps, journal, mcp_servers, pool, prices, providers, records, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

@@ -1,5 +1,6 @@
 """Threads and sessions: what the store makes of tool calls and of who answered them, whatever comes first."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 import samples
 from bridgeserver.records import AnyRecord, Interception, ToolUse, UserPrompt
 from bridgeserver.store import Store, open_store
+from gatelab import GateLab, answer
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +274,21 @@ def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[Any
     samples.empty(opened.path)
     opened.apply(everything)
     assert samples.tables(opened.path) == once
+
+
+def test_a_conversation_through_the_gateway_is_one_session(lab: GateLab, store: Store) -> None:
+    """Two requests of a client without session ids, the second with the result of the first one's tool call."""
+    call_block = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {}}
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "read it"}]}
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    for content in ([call_block], [{"type": "text", "text": "done"}]):
+        reply = {"id": "msg", "type": "message", "role": "assistant", "model": "m", "content": content, "usage": usage}
+        lab.provider.push(answer(json.dumps(reply | {"stop_reason": "end_turn"}).encode()))
+        assert lab.ask("/anthropic/v1/messages", asked).status == 200
+        store.apply(lab.records())
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "text"}
+        asked["messages"] += [{"role": "assistant", "content": content}, {"role": "user", "content": [result]}]
+    rows = samples.tables(store.path)["interceptions"]
+    first, second = sorted(rows, key=lambda row: (row["started_at"], row["id"]))
+    assert second["thread_parent_id"] == second["thread_root_id"] == second["session_key"] == first["session_key"]
+    assert [row[1] for row in sessions(store)] == [first["id"]]

@@ -50,6 +50,7 @@ class Means(NamedTuple):
     dumps: Dumps
     bodies: Budget
     counters: Counters
+    recorder: type[Recorder] = Recorder
 
 
 class Interception:
@@ -93,7 +94,7 @@ class Interception:
         """
         self._asked_for_usage = asked_for_usage
         target = self._target
-        recorder = Recorder(self._means.journal, self._record())
+        recorder = self._means.recorder(self._means.journal, self._record())
         if tools is not None:
             labels = target.provider.name, self._facts.model
             self._loop = ToolLoop(tools, recorder, self._means.counters, labels)

@@ -174,6 +174,8 @@ def clip(text: str, limit: int) -> tuple[str, bool]:
     """
     if len(text) * 3 <= limit and text.isascii():
         return text, False
+    if limit == 0:
+        return "", bool(text)
     data = text.encode("utf-8", "replace")
     if len(data) <= limit:
         return data.decode(), False

@@ -30,6 +30,7 @@ from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlServer
 from bridgeserver.errors import BridgeError
+from bridgeserver.purge import Purger
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
@@ -87,6 +88,10 @@ class Supervisor:
             cleanup.callback(reloader.stop)
             self._shipper.start()
             cleanup.callback(self._finish, journal)
+            if config.records.retention_days:
+                purger = Purger(store, config.records.retention_days)
+                purger.start()
+                cleanup.callback(purger.stop)
             self._serve(Place(store.path, journal, self._control.path), listeners)
 
     def _finish(self, journal: Path) -> None:

@@ -27,6 +27,7 @@ from bridgeserver.limits import Admission, Budget
 from bridgeserver.ownership import Ownership
 from bridgeserver.pool import BridgePool
 from bridgeserver.providers import build
+from bridgeserver.recorder import Recorder, UsageRecorder
 from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.tools.connector import Connector
@@ -92,7 +93,14 @@ class Worker:
             max_bytes=config.dumps.max_bytes // server.workers,
         )
         self.means = Means(
-            self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps, self.budget, self.counters
+            self.journal,
+            self.ownership,
+            self.timeouts,
+            Budget(ALL_BYTES),
+            self.dumps,
+            self.budget,
+            self.counters,
+            Recorder if config.records.content else UsageRecorder,
         )
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}

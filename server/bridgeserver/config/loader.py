@@ -20,6 +20,7 @@ from bridgeserver.config.schema import (
     PoolConfig,
     PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -67,6 +68,7 @@ class _Loader:
         store = values_of(sections["store"], StoreConfig, self._converter)
         journal = values_of(sections["journal"], JournalConfig, self._converter)
         pool = values_of(sections["pool"], PoolConfig, self._converter)
+        records = values_of(sections["records"], RecordsConfig, self._converter)
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
         if "url" in store:
@@ -85,6 +87,7 @@ class _Loader:
             store=StoreConfig(**store),
             journal=JournalConfig(**journal),
             pool=PoolConfig(**pool),
+            records=RecordsConfig(**records),
             dumps=DumpsConfig(**dumps),
             tools=ToolsConfig(**tools),
             providers=tuple(ProviderConfig(**values) for values in providers),

@@ -133,6 +133,7 @@ Pattern = Annotated[
     str, Meta(description="a regular expression, which is searched for", extra={"check": checks.is_pattern})
 ]
 Turns = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Days = Annotated[int, Meta(ge=0, le=36_500, description="whole days from 0 to 36500; 0 is for ever")]
 ModelPattern = Annotated[
     str,
     Meta(pattern=r"^[\x21-\x7e]{1,512}\Z", description="the name of a model, in which * stands for any text"),
@@ -206,6 +207,13 @@ class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description='"none", "interval" or "always"'),
     ] = "none"
     on_store_failure: Annotated[Literal["spool", "reject"], Meta(description='"spool" or "reject"')] = "spool"
+
+
+class RecordsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is recorded, and for how long."""
+
+    retention_days: Days = 0
+    content: Switch = True
 
 
 class DumpsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -311,6 +319,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: StoreConfig
     journal: JournalConfig
     pool: PoolConfig
+    records: RecordsConfig
     dumps: DumpsConfig
     tools: ToolsConfig
     providers: tuple[ProviderConfig, ...]

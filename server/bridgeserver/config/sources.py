@@ -17,6 +17,7 @@ from bridgeserver.config.schema import (
     PoolConfig,
     PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "records": RecordsConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
 }

@@ -8,7 +8,7 @@ from bridgeserver.prices import PriceList, Source
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import accounts, providers, queries, revisions, shipping, upgrades, usertokens
+from bridgeserver.store import accounts, providers, purging, queries, revisions, shipping, upgrades, usertokens
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
 from bridgeserver.store.sqlite import PREFIX, Sqlite
@@ -69,6 +69,21 @@ class Store:
     def open_workers(self) -> list[str]:
         """Return the workers that have open interceptions."""
         return self._read(shipping.open_workers)
+
+    def purge(self, before: int, limit: int) -> int:
+        """Delete up to *limit* interceptions that began before that time, the oldest first, and what belongs to them.
+
+        Return how many those were.
+        """
+        return self._write(purging.purge, before, limit)
+
+    def purge_orphans(self, before: int, limit: int) -> int:
+        """Delete up to *limit* older records of each kind whose interception is missing; return how many those were."""
+        return self._write(purging.purge_orphans, before, limit)
+
+    def count_before(self, before: int) -> int:
+        """Return how many interceptions began before that time."""
+        return self._read(purging.count, before)
 
     def records(
         self, *, limit: int | None = None, after: str | None = None, user: str | None = None
