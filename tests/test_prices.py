@@ -127,7 +127,11 @@ def test_prices_are_those_of_the_records_time(monkeypatch: pytest.MonkeyPatch) -
             ),
         ],
     )
-    monkeypatch.setattr(pricebook, "find", lambda *_: pricebook.Dated(model, {}))
+
+    def find(*_place: object) -> pricebook.Dated:
+        return pricebook.Dated(model, {})
+
+    monkeypatch.setattr(pricebook, "find", find)
     list_ = PriceList()
     midnight = int(datetime(2026, 1, 2, tzinfo=UTC).timestamp()) * 1_000_000
     costs = [
@@ -185,7 +189,7 @@ def test_names_of_models_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch)
     list_ = PriceList([PriceConfig(model="*", input=1)])
     for number in range(10):
         assert list_.cost(usage(1_000_000), source("openai", str(number))).cost_micros == 1_000_000
-        assert len(list_._book._found) <= 3
+        assert len(list_._book._found) <= 3  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("count", [-1, MAX_TOKENS + 1, 1 << 70])

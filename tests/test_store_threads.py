@@ -278,11 +278,18 @@ def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[Any
 
 def test_a_conversation_through_the_gateway_is_one_session(lab: GateLab, store: Store) -> None:
     """Two requests of a client without session ids, the second with the result of the first one's tool call."""
-    call_block = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {}}
+    call_block: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {}}
     asked: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "read it"}]}
     usage = {"input_tokens": 1, "output_tokens": 1}
     for content in ([call_block], [{"type": "text", "text": "done"}]):
-        reply = {"id": "msg", "type": "message", "role": "assistant", "model": "m", "content": content, "usage": usage}
+        reply: dict[str, Any] = {
+            "id": "msg",
+            "type": "message",
+            "role": "assistant",
+            "model": "m",
+            "content": content,
+            "usage": usage,
+        }
         lab.provider.push(answer(json.dumps(reply | {"stop_reason": "end_turn"}).encode()))
         assert lab.ask("/anthropic/v1/messages", asked).status == 200
         store.apply(lab.records())

@@ -164,7 +164,9 @@ def _find_root(id_: str, parents: Mapping[str, str | None], roots: dict[str, str
     roots |= dict.fromkeys(path, roots.get(at, at))
 
 
-def _rows(connection: Connection, query: Select[Any], ids: Iterable[str], **values: object) -> Iterator[Row[Any]]:
+def _rows(
+    connection: Connection, query: Select[*tuple[Any, ...]], ids: Iterable[str], **values: object
+) -> Iterator[Row[Any]]:
     for chunk in chunks(sorted(ids), CHUNK):
         yield from connection.execute(query, {"ids": chunk} | values).all()
 

@@ -93,7 +93,7 @@ _USER: BindParameter[str] = bindparam("user")
 _GONE = delete(sessions).where(sessions.c.user_id == _USER, sessions.c.id.in_(_CHOSEN))
 
 
-def _of(*chosen: ColumnElement[bool]) -> Select[Any]:
+def _of(*chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     """Return the sessions that interceptions make."""
     key = interceptions.c.user_id, interceptions.c.session_key
     started_at = func.min(interceptions.c.started_at)
@@ -111,6 +111,6 @@ _BY_ID = _of(interceptions.c.id.in_(_CHOSEN))
 _BY_KEY = _of(interceptions.c.user_id == _USER, interceptions.c.session_key.in_(_CHOSEN))
 
 
-def _statement(connection: Connection, query: Select[Any]) -> Insert:
+def _statement(connection: Connection, query: Select[*tuple[Any, ...]]) -> Insert:
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return merging(insert(sessions).from_select(COLUMNS, query))
