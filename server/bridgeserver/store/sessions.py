@@ -50,16 +50,18 @@ def rows(begun: Iterable[Interception], prompts: Mapping[str, int]) -> list[Row]
         found[key] = started_at, prompted_at
     # In one order everywhere, so that two gateways on one database wait for each other and not in a circle.
     return [
-        (*key, started_at, prompted_at, started_at if prompted_at is None else prompted_at)
-        for key, (started_at, prompted_at) in sorted(found.items())
+        (user, key, started_at, prompted_at, started_at if prompted_at is None else prompted_at)
+        for (user, key), (started_at, prompted_at) in sorted(found.items())
     ]
 
 
-def prompted(prompts: Iterable[UserPrompt]) -> dict[str, int]:
+def prompted(prompts: Collection[UserPrompt]) -> dict[str, int]:
     """Return when the last prompt of each interception came."""
-    found: dict[str, int] = {}
+    found = {prompt.interception_id: prompt.created_at for prompt in prompts}
+    if len(found) == len(prompts):
+        return found
     for prompt in prompts:
-        found[prompt.interception_id] = max(prompt.created_at, found.get(prompt.interception_id, prompt.created_at))
+        found[prompt.interception_id] = max(prompt.created_at, found[prompt.interception_id])
     return found
 
 

@@ -61,11 +61,11 @@ EXTRA = TokenUsage.__struct_fields__.index("extra")
 
 def _usage_row(usage: TokenUsage, cost: Cost) -> Row:
     row = msgspec.structs.astuple(usage)
-    counts = row[FIRST_COUNT:EXTRA]
-    if not is_countable(usage):
-        counts = tuple(min(max(count, 0), MAX_TOKENS) for count in counts)
-    extra = msgspec.json.encode(usage.extra).decode()
-    return (*row[:FIRST_COUNT], *counts, extra, *row[EXTRA + 1 :], *cost)
+    extra = msgspec.json.encode(usage.extra).decode() if usage.extra else "{}"
+    if cost.cost_micros is None and not is_countable(usage):
+        counts = (min(max(count, 0), MAX_TOKENS) for count in row[FIRST_COUNT:EXTRA])
+        row = (*row[:FIRST_COUNT], *counts, *row[EXTRA:])
+    return (*row[:EXTRA], extra, *row[EXTRA + 1 :], *cost)
 
 
 _INSERTS: dict[type[AnyRecord], _Insert] = {
@@ -156,7 +156,7 @@ def _keep_sessions(
     times = sessions.prompted(prompts)
     ids = {interception.id for interception in begun}
     if are_new:
-        unmoved = [interception for interception in begun if interception.id not in moved.ids]
+        unmoved = [interception for interception in begun if interception.id not in moved.ids] if moved.ids else begun
         _run(connection, _SESSION, sessions.rows(unmoved, times))
         sessions.fold(connection, times.keys() - ids)
     else:
