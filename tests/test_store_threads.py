@@ -1,13 +1,16 @@
 """Threads and sessions: what the store makes of tool calls and of who answered them, whatever comes first."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine, event
 
 import samples
 from bridgeserver.records import AnyRecord, Interception, ToolUse, UserPrompt
@@ -182,6 +185,32 @@ def test_what_leaves_a_session_takes_its_prompts_along(store: Store) -> None:
     assert sessions(store) == [("u", "i0001", 100, 300, 300)]
     store.apply([begun(3, at=200), prompt(3, 200), call(3, "a", at=210)])
     assert sessions(store) == [("u", "i0001", 100, 100, 100), ("u", "i0003", 200, 300, 300)]
+
+
+def test_threads_sessions_and_purges_read_no_table_whole(store: Store) -> None:
+    """Every statement finds its rows by an index: linking, moving between sessions, storing again, and forgetting."""
+    seen: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement.startswith(("SELECT", "INSERT INTO sessions", "DELETE", "UPDATE")):
+            seen[statement] = parameters[0] if isinstance(parameters, list) else parameters
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        later: list[AnyRecord] = [begun(5, at=1_000_001), call(5, "a", at=2_000_000)]
+        for batch in (*CHAIN, *CHAIN, later):
+            store.apply(batch)
+        store.purge(1_000_002, 1)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    with closing(sqlite3.connect(store.path)) as connection:
+        plans = {
+            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for statement, parameters in seen.items()
+        }
+    assert len(plans) > 10
+    for statement, plan in plans.items():
+        assert [step for step in plan if step.startswith("SCAN") and "CONSTANT" not in step] == [], statement
 
 
 USERS = st.sampled_from(["u", "v"])

@@ -108,6 +108,8 @@ class Reloader:
         Raises StoreError if the store can be read and is not one that this version can use.
         """
         self._control.publish(self._snapshot)
+        # A store that comes back later may take records before it was read for providers.
+        self._store.prices.configure(self._config.prices, self._config.providers)
         try:
             self._store.upgrade()
             self._is_upgraded = True
