@@ -258,7 +258,7 @@ def insert(connection: Connection, table: str, **values: object) -> None:
 
 
 def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
-    """Rows from before sessions and threads are in a session, and their calls have the users of theirs."""
+    """Rows from before are in a session, their calls have the users of theirs, and absurd counts are cut."""
     path = tmp_path / "a.db"
     with transaction(path) as connection:
         config = AlembicConfig()
@@ -269,6 +269,8 @@ def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
             at = number * 100
             insert(connection, "interceptions", id=f"i{number}", user_id="u", session_id=session, started_at=at)
             insert(connection, "tool_usages", interception_id=f"i{number}")
+            count = {1: 2**63 - 1, 2: -5, 3: 7}[number]
+            insert(connection, "token_usages", interception_id=f"i{number}", input_tokens=count)
             if number != 3:
                 insert(connection, "user_prompts", interception_id=f"i{number}", created_at=at + 1)
     store = open_store(f"sqlite:///{path}")
@@ -276,3 +278,4 @@ def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
     store.close()
     assert query(path, "SELECT * FROM sessions ORDER BY id") == [("u", "i3", 300, None, 300), ("u", "s", 100, 201, 201)]
     assert query(path, "SELECT user_id FROM tool_usages") == [("u",)] * 3
+    assert query(path, "SELECT input_tokens FROM token_usages") == [(10**12,), (0,), (7,)]

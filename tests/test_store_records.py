@@ -100,7 +100,7 @@ def test_an_open_record_has_what_is_known(store: Store) -> None:
 
 
 def test_sums_may_exceed_64_bits(store: Store) -> None:
-    """Absurd counts, which earlier versions stored as they were, do not fail the listing."""
+    """Absurd counts do not fail the listing, whoever wrote them."""
     largest = 2**63 - 1
     store.apply([samples.interception(), samples.usage(seq=1), samples.usage(seq=2)])
     with closing(sqlite3.connect(store.path)) as connection, connection:
