@@ -105,6 +105,7 @@ TABLES = (
     "model_thoughts",
     "provider_objects",
     "continued_responses",
+    "sessions",
 )
 
 

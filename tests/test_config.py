@@ -19,7 +19,9 @@ from bridgeserver.config import (
     LogsConfig,
     McpServerConfig,
     PoolConfig,
+    PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -39,12 +41,14 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "records": RecordsConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
     "tracing": TracingConfig,
     "logs": LogsConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
+    "prices[]": PriceConfig,
 }
 KEY = "sk-test-0123456789abcdefghij"
 
@@ -578,7 +582,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, logs, mcp_servers, pool, providers, server, store, tools"
+                "dumps, journal, logs, mcp_servers, pool, prices, providers, records, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

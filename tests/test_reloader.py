@@ -6,9 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+import samples
 from bridgeserver.config import Config, load
 from bridgeserver.control import ControlServer, Snapshot
 from bridgeserver.errors import ConfigError, StoreUnavailable
+from bridgeserver.prices import Source as Answered
 from bridgeserver.reload import Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.secret import Secret
@@ -20,6 +22,12 @@ FILE = """
 [[providers]]
 name = "openai"
 base_url = "http://127.0.0.1:{port}/v1"
+"""
+
+PRICE = """
+[[prices]]
+model = "ours"
+input = {dollars}
 """
 
 
@@ -264,3 +272,27 @@ def test_a_stored_mcp_server_that_cannot_be_opened_is_excluded(lab: Lab) -> None
     assert (clock.status, wiki.status, wiki.source) == ("enabled", "error", "store")
     assert "the key file" in wiki.reason
     assert "hunter2" not in str(reloader.status())
+
+
+def test_new_prices_hold_without_a_new_generation(lab: Lab) -> None:
+    """Prices of the file are in force when they are read, for what is stored from then on; workers need not know."""
+    lab.file.write_text(FILE.format(port=1) + PRICE.format(dollars=1))
+    lab.config, lab.look = lab.source.read()
+    reloader = lab.start()
+    usage, source = samples.usage(tokens=(1_000_000, 0, 0, 0)), Answered("openai", "openai", "ours")
+    assert lab.store.prices.cost(usage, source).cost_micros == 1_000_000
+    lab.file.write_text(FILE.format(port=1) + PRICE.format(dollars=2))
+    assert reloader.apply(10)
+    assert lab.store.prices.cost(usage, source).cost_micros == 2_000_000
+    assert [snapshot.number for snapshot in lab.control.snapshots] == [0, 1]
+
+
+def test_prices_go_by_the_addresses_in_force(lab: Lab) -> None:
+    """Whose prices hold follows a provider that is stored while the gateway runs."""
+    reloader = lab.start()
+    usage, source = samples.usage(tokens=(1_000_000, 0, 0, 0)), Answered("openai", "mine", "gpt-4o")
+    assert lab.store.prices.cost(usage, source).cost_micros == 2_500_000
+    fields = ProviderFields(type="openai", name="mine", base_url="https://api.groq.com/openai/v1")
+    lab.store.create_provider(lab.vault, fields, "tests")
+    assert reloader.apply(10)
+    assert lab.store.prices.cost(usage, source).cost_micros is None

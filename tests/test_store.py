@@ -10,7 +10,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine
@@ -244,3 +246,36 @@ def test_the_schema_can_be_written_for_postgresql() -> None:
     users = metadata.tables["users"]
     assert "created_at TIMESTAMP WITH TIME ZONE" in str(CreateTable(users).compile(dialect=POSTGRESQL))
     assert "created_at BIGINT" in str(CreateTable(users).compile(dialect=SQLITE))
+
+
+def insert(connection: Connection, table: str, **values: object) -> None:
+    """Insert a row whose other columns have anything that they may."""
+    for _, name, _, is_required, default, _ in connection.exec_driver_sql(f"PRAGMA table_info({table})"):
+        if is_required and default is None:
+            values.setdefault(name, 0)
+    marks = ", ".join("?" * len(values))
+    connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+
+
+def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
+    """Rows from before are in a session, their calls have the users of theirs, and absurd counts are cut."""
+    path = tmp_path / "a.db"
+    with transaction(path) as connection:
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        for number, session in ((1, "s"), (2, "s"), (3, None)):
+            at = number * 100
+            insert(connection, "interceptions", id=f"i{number}", user_id="u", session_id=session, started_at=at)
+            insert(connection, "tool_usages", interception_id=f"i{number}")
+            count = {1: 2**63 - 1, 2: -5, 3: 7}[number]
+            insert(connection, "token_usages", interception_id=f"i{number}", input_tokens=count)
+            if number != 3:
+                insert(connection, "user_prompts", interception_id=f"i{number}", created_at=at + 1)
+    store = open_store(f"sqlite:///{path}")
+    store.upgrade()
+    store.close()
+    assert query(path, "SELECT * FROM sessions ORDER BY id") == [("u", "i3", 300, None, 300), ("u", "s", 100, 201, 201)]
+    assert query(path, "SELECT user_id FROM tool_usages") == [("u",)] * 3
+    assert query(path, "SELECT input_tokens FROM token_usages") == [(10**12,), (0,), (7,)]

@@ -55,6 +55,7 @@ class Means(NamedTuple):
     bodies: Budget
     counters: Counters
     logs: LogsConfig = LogsConfig()
+    recorder: type[Recorder] = Recorder
 
 
 class Interception:
@@ -101,7 +102,7 @@ class Interception:
         self._asked_for_usage = asked_for_usage
         target = self._target
         record = self._record()
-        recorder = Recorder(self._sink(record), record)
+        recorder = self._means.recorder(self._sink(record), record)
         if tools is not None:
             labels = target.provider.name, self._facts.model
             self._loop = ToolLoop(tools, recorder, self._means.counters, labels)

@@ -72,6 +72,12 @@ FAMILIES = {
     "circuit_breaker_rejects": Family(
         "circuit_breaker_rejects", "counter", "Requests that a circuit refused.", CIRCUIT
     ),
+    "unpriced_token_usages": Family(
+        "cost_control_unpriced_token_usage_records",
+        "counter",
+        "Responses whose cost is not known: the model has no price, or the counts cannot be.",
+        ("provider", "provider_type", "model"),
+    ),
     "injected_tool_invocations": Family(
         "injected_tool_invocations",
         "counter",

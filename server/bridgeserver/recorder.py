@@ -25,6 +25,9 @@ class Recorder:
 
     __slots__ = ("_interception", "_journal", "_last", "_seq", "id")
 
+    prompt_limit = PROMPT_LIMIT
+    content_limit = CONTENT_LIMIT
+
     def __init__(self, journal: Sink, interception: Interception) -> None:
         self.id = interception.id
         self._interception = interception
@@ -39,14 +42,14 @@ class Recorder:
         """
         records: list[AnyRecord] = [self._interception]
         if prompt is not None:
-            text, truncated = clip(prompt, PROMPT_LIMIT)
+            text, truncated = clip(prompt, self.prompt_limit)
             records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
         self._journal.begin(records, then)
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call or a thought."""
         if isinstance(found, Tool):
-            arguments, truncated = clip(found.arguments, CONTENT_LIMIT)
+            arguments, truncated = clip(found.arguments, self.content_limit)
             record: AnyRecord = ToolUse(
                 self.id,
                 self._next(),
@@ -59,9 +62,10 @@ class Recorder:
                 injected=False,
                 error=None,
                 created_at=now_us(),
+                user_id=self._interception.user_id,
             )
         else:
-            text, truncated = clip(found.text, CONTENT_LIMIT)
+            text, truncated = clip(found.text, self.content_limit)
             record = ModelThought(self.id, self._next(), found.source, text, truncated, now_us())
         self._journal.append(record)
 
@@ -69,7 +73,7 @@ class Recorder:
         self, call: Call, response_id: str, error: str | None, duration_us: int | None, result: str | None
     ) -> None:
         """Keep a call of one of the gateway's tools, and what came of it."""
-        arguments, truncated = clip(call.arguments, CONTENT_LIMIT)
+        arguments, truncated = clip(call.arguments, self.content_limit)
         self._journal.append(
             ToolUse(
                 self.id,
@@ -84,7 +88,8 @@ class Recorder:
                 error=None if error is None else clip(error, 1024)[0],
                 created_at=now_us(),
                 duration_us=duration_us,
-                result=None if result is None else clip(result, CONTENT_LIMIT)[0],
+                result=None if result is None else clip(result, self.content_limit)[0],
+                user_id=self._interception.user_id,
             )
         )
 
@@ -135,3 +140,27 @@ class Recorder:
     def _next(self) -> int:
         self._seq += 1
         return self._seq
+
+
+class UsageRecorder(Recorder):
+    """Keeps nothing of what was said: of prompts when they came, of tools their names, ids and errors, no thoughts.
+
+    What is left out is marked as cut.
+    """
+
+    __slots__ = ()
+
+    prompt_limit = 0
+    content_limit = 0
+
+    def finding(self, found: Finding, response_id: str) -> None:
+        """Keep a tool call."""
+        if isinstance(found, Tool):
+            super().finding(found, response_id)
+
+    def injected_tool(
+        self, call: Call, response_id: str, error: str | None, duration_us: int | None, result: str | None
+    ) -> None:
+        """Keep that a tool was called, and whether it failed."""
+        del result
+        super().injected_tool(call, response_id, error, duration_us, None)

@@ -105,6 +105,7 @@ class ToolUse(Record, frozen=True, tag="tool"):
     created_at: int
     duration_us: int | None = None  # of a call that the gateway itself made
     result: str | None = None  # what it gave, where that is to be recorded
+    user_id: str | None = None  # whose interception it is; none in journals of earlier versions
 
 
 class ModelThought(Record, frozen=True, tag="thought"):
@@ -173,6 +174,8 @@ def clip(text: str, limit: int) -> tuple[str, bool]:
     """
     if len(text) * 3 <= limit and text.isascii():
         return text, False
+    if limit == 0:
+        return "", bool(text)
     data = text.encode("utf-8", "replace")
     if len(data) <= limit:
         return data.decode(), False

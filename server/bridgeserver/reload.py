@@ -109,6 +109,8 @@ class Reloader:
         Raises StoreError if the store can be read and is not one that this version can use.
         """
         self._control.publish(self._snapshot)
+        # A store that comes back later may take records before it was read for providers.
+        self._store.prices.configure(self._config.prices, self._config.providers)
         try:
             self._store.upgrade()
             self._is_upgraded = True
@@ -279,6 +281,7 @@ class Reloader:
         """Send what is good of the file and the store to the workers, unless they have it."""
         config = self._config
         good, statuses = judge(merge(config.providers, loaded.providers, config.broken), loaded.providers)
+        self._store.prices.configure(config.prices, good)
         for status in statuses:
             if status.status == "error":
                 log.error("provider_excluded", provider=status.name, reason=status.reason)
@@ -306,7 +309,7 @@ class Reloader:
         """Say which sections changed that a reload cannot put in force."""
         changed = tuple(
             name
-            for name in ("server", "store", "journal", "pool", "dumps", "tracing", "logs")
+            for name in ("server", "store", "journal", "pool", "records", "dumps", "tracing", "logs")
             if getattr(config, name) != getattr(self._started_with, name)
         )
         if changed != self._restart_needed and changed:

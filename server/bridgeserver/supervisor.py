@@ -30,6 +30,7 @@ from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.control import ControlServer
 from bridgeserver.errors import BridgeError
+from bridgeserver.purge import Purger
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
@@ -82,11 +83,15 @@ class Supervisor:
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
-            self._admin = Admin(store, vault, reloader, self._control.totals)
+            self._admin = Admin(store, vault, reloader, lambda: {**self._control.totals(), **store.prices.unpriced()})
             reloader.start()
             cleanup.callback(reloader.stop)
             self._shipper.start()
             cleanup.callback(self._finish, journal)
+            if config.records.retention_days:
+                purger = Purger(store, config.records.retention_days)
+                purger.start()
+                cleanup.callback(purger.stop)
             self._serve(Place(store.path, journal, self._control.path), listeners)
 
     def _finish(self, journal: Path) -> None:

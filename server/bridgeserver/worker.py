@@ -27,6 +27,7 @@ from bridgeserver.limits import Admission, Budget
 from bridgeserver.ownership import Ownership
 from bridgeserver.pool import BridgePool
 from bridgeserver.providers import build
+from bridgeserver.recorder import Recorder, UsageRecorder
 from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.tools.connector import Connector
@@ -102,6 +103,7 @@ class Worker:
             self.budget,
             self.counters,
             config.logs,
+            Recorder if config.records.content else UsageRecorder,
         )
         self._control = ControlClient(
             place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}

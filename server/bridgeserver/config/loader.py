@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from bridgeserver.config import checks, mcp
+from bridgeserver.config import checks, mcp, prices
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
@@ -20,7 +20,9 @@ from bridgeserver.config.schema import (
     LogsConfig,
     McpServerConfig,
     PoolConfig,
+    PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -69,6 +71,7 @@ class _Loader:
         store = values_of(sections["store"], StoreConfig, self._converter)
         journal = values_of(sections["journal"], JournalConfig, self._converter)
         pool = values_of(sections["pool"], PoolConfig, self._converter)
+        records = values_of(sections["records"], RecordsConfig, self._converter)
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
         tracing = values_of(sections["tracing"], TracingConfig, self._converter)
@@ -82,6 +85,7 @@ class _Loader:
         server = self._server(sections["server"])
         providers, broken = self._providers()
         servers = self._mcp_servers()
+        prices_ = self._prices()
         if self._mistakes:
             raise ConfigError(self._mistakes)
         return Config(
@@ -89,6 +93,7 @@ class _Loader:
             store=StoreConfig(**store),
             journal=JournalConfig(**journal),
             pool=PoolConfig(**pool),
+            records=RecordsConfig(**records),
             dumps=DumpsConfig(**dumps),
             tools=ToolsConfig(**tools),
             tracing=TracingConfig(**tracing),
@@ -96,6 +101,7 @@ class _Loader:
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
+            prices=tuple(PriceConfig(**values) for values in prices_),
         )
 
     def _server(self, table: Table) -> Values:
@@ -132,6 +138,14 @@ class _Loader:
             values = values_of(table, McpServerConfig, self._converter)
             self._note(table, mcp.mistakes(table, values, names))
             names.add(values.get("name", ""))
+            found.append(values)
+        return found
+
+    def _prices(self) -> list[Values]:
+        found: list[Values] = []
+        for table in self._sources.lists["prices"]:
+            values = values_of(table, PriceConfig, self._converter)
+            self._note(table, prices.mistakes(table, values))
             found.append(values)
         return found
 

@@ -20,6 +20,7 @@ def render(config: Config) -> str:
     tables = [(f"[{name}]", getattr(config, name)) for name in SECTIONS]
     tables += [("[[providers]]", provider) for provider in config.providers]
     tables += [("[[mcp_servers]]", _without_query(server)) for server in config.mcp_servers]
+    tables += [("[[prices]]", price) for price in config.prices]
     return "\n".join("\n".join([title, *_lines(struct), ""]) for title, struct in tables)
 
 

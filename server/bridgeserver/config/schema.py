@@ -5,6 +5,7 @@ hold a `check` that says whether a value is acceptable, and `is_secret`, so that
 Options without a default here get it from others (`loader`); docs/operations.md lists them all.
 """
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -143,6 +144,15 @@ ServiceName = Annotated[
     str, Meta(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?\Z", description="a name in printable ASCII")
 ]
 Turns = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Days = Annotated[int, Meta(ge=0, le=36_500, description="whole days from 0 to 36500; 0 is for ever")]
+ModelPattern = Annotated[
+    str,
+    Meta(pattern=r"^[\x21-\x7e]{1,512}\Z", description="the name of a model, in which * stands for any text"),
+]
+Dollars = Annotated[
+    float,
+    Meta(ge=0, le=1_000_000, description="dollars for a million tokens, from 0 to 1000000", extra={"check": isfinite}),
+]
 QueryName = Annotated[str, Meta(min_length=1, description="the name of a parameter")]
 QueryValue = Annotated[str, Meta(description="text", extra={"is_secret": True})]
 
@@ -208,6 +218,13 @@ class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description='"none", "interval" or "always"'),
     ] = "none"
     on_store_failure: Annotated[Literal["spool", "reject"], Meta(description='"spool" or "reject"')] = "spool"
+
+
+class RecordsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is recorded, and for how long."""
+
+    retention_days: Days = 0
+    content: Switch = True
 
 
 class DumpsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -305,6 +322,19 @@ class LogsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     record_content: Switch = False
 
 
+class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the tokens of a model cost, in place of what the gateway knows."""
+
+    model: ModelPattern
+    provider: Annotated[
+        str, Meta(pattern=r"^([a-z0-9]+(-[a-z0-9]+)*)?\Z", description="the name of a provider, or nothing for any")
+    ] = ""
+    input: Dollars = 0.0
+    output: Dollars = 0.0
+    cache_read: Dollars = 0.0
+    cache_write: Dollars = 0.0
+
+
 class BrokenProvider(Struct, frozen=True, kw_only=True):
     """A provider that cannot be reached as it is configured; the others are served without it."""
 
@@ -320,6 +350,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: StoreConfig
     journal: JournalConfig
     pool: PoolConfig
+    records: RecordsConfig
     dumps: DumpsConfig
     tools: ToolsConfig
     tracing: TracingConfig
@@ -327,3 +358,4 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
     mcp_servers: tuple[McpServerConfig, ...] = ()
+    prices: tuple[PriceConfig, ...] = ()

@@ -16,7 +16,9 @@ from bridgeserver.config.schema import (
     LogsConfig,
     McpServerConfig,
     PoolConfig,
+    PriceConfig,
     ProviderConfig,
+    RecordsConfig,
     ServerConfig,
     StoreConfig,
     ToolsConfig,
@@ -28,13 +30,17 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "store": StoreConfig,
     "journal": JournalConfig,
     "pool": PoolConfig,
+    "records": RecordsConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
     "tracing": TracingConfig,
     "logs": LogsConfig,
 }
-LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
-"""What there may be several of, each with a name."""
+NAMED: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
+"""What there may be several of, each with a name, by which a variable can reach it."""
+
+LISTS: dict[str, type[msgspec.Struct]] = {**NAMED, "prices": PriceConfig}
+"""What there may be several of."""
 
 PREFIX = "BRIDGECORE_"
 ENVIRONMENT = "environment"
@@ -171,7 +177,7 @@ class Sources:
             self.lists[kind].append(table)
 
     def _read_variable(self, variable: str, text: str) -> None:
-        kind = next((kind for kind in LISTS if variable.startswith(_list_prefix(kind))), None)
+        kind = next((kind for kind in NAMED if variable.startswith(_list_prefix(kind))), None)
         if kind is not None:
             spelt, _, member = variable.removeprefix(_list_prefix(kind)).rpartition("__")
             names = {name.upper(): name for name in _names(LISTS[kind]) if name != "name"}

@@ -6,10 +6,21 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from bridgeserver.errors import StoreError
+from bridgeserver.prices import PriceList, Source
 from bridgeserver.records import AnyRecord
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import accounts, mcpservers, providers, queries, revisions, shipping, upgrades, usertokens
+from bridgeserver.store import (
+    accounts,
+    mcpservers,
+    providers,
+    purging,
+    queries,
+    revisions,
+    shipping,
+    upgrades,
+    usertokens,
+)
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
 from bridgeserver.store.sqlite import PREFIX, Sqlite
@@ -44,6 +55,8 @@ class Store:
 
     def __init__(self, database: Sqlite) -> None:
         self._database = database
+        self.prices = PriceList()
+        """By which the records are priced that are stored from here."""
         self._read = database.read
         self._write = database.write
 
@@ -67,7 +80,10 @@ class Store:
         The first end of an interception wins. Its end must not come in an earlier call than itself: a worker's
         journal is in order, so that cannot happen.
         """
-        return self._write(shipping.apply, records)
+        unpriced: list[Source] = []
+        changed = self._write(shipping.apply, records, self.prices, unpriced)
+        self.prices.count_unpriced(unpriced)
+        return changed
 
     def interrupt(self, worker: str, ended_at: int) -> int:
         """End every open interception of a dead worker, none before it began; return how many those were."""
@@ -76,6 +92,21 @@ class Store:
     def open_workers(self) -> list[str]:
         """Return the workers that have open interceptions."""
         return self._read(shipping.open_workers)
+
+    def purge(self, before: int, limit: int) -> int:
+        """Delete up to *limit* interceptions that began before that time, the oldest first, and what belongs to them.
+
+        Return how many those were.
+        """
+        return self._write(purging.purge, before, limit)
+
+    def purge_orphans(self, before: int, limit: int) -> int:
+        """Delete up to *limit* older records of each kind whose interception is missing; return how many those were."""
+        return self._write(purging.purge_orphans, before, limit)
+
+    def count_before(self, before: int) -> int:
+        """Return how many interceptions began before that time."""
+        return self._read(purging.count, before)
 
     def records(
         self, *, limit: int | None = None, after: str | None = None, user: str | None = None

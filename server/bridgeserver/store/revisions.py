@@ -27,3 +27,11 @@ def advance(connection: Connection, name: str) -> int:
     """Count up by one and return the new value."""
     connection.execute(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
     return current(connection, name)
+
+
+def hold(connection: Connection, name: str) -> None:
+    """Wait for the transactions that have counted this up or hold it, and have later ones wait for this one.
+
+    What is read from then on has what they committed. SQLite's writers take turns anyway.
+    """
+    connection.execute(select(revisions.c.value).where(revisions.c.name == name).with_for_update())

@@ -151,7 +151,9 @@ def _index_where(name: str, *columns: str, is_null: str | None = None, is_set: s
 
 _index_where("session", "session_id", is_set="session_id")
 _index_where("thread", "thread_root_id", is_set="thread_root_id")
-_index_where("correlating_tool_call", "correlating_tool_call_id", is_set="correlating_tool_call_id")
+_index_where(
+    "correlating_tool_call", "user_id", "correlating_tool_call_id", "started_at", is_set="correlating_tool_call_id"
+)
 _index_where("open", "worker", is_null="ended_at")
 _index_where("ended", "end_batch", "ended_at", "id", is_set="end_batch")
 
@@ -200,15 +202,17 @@ token_usages = _child(
 tool_usages = _child(
     "tool_usages",
     Column("response_id", Text, nullable=False),
-    Column("tool_call_id", Text, nullable=False, index=True),
+    Column("tool_call_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("server", Text),
     Column("arguments", Text, nullable=False),
     Column("truncated", Boolean, nullable=False),
     Column("injected", Boolean, nullable=False),
     Column("error", Text),
-    later=(Column("duration_us", BigInteger), Column("result", Text)),
+    # The user again, so that whose call it was is found in one index: some providers give the same few ids to all.
+    later=(Column("duration_us", BigInteger), Column("result", Text), Column("user_id", Text)),
 )
+Index("ix_tool_usages_call", tool_usages.c.user_id, tool_usages.c.tool_call_id, tool_usages.c.created_at)
 
 model_thoughts = _child(
     "model_thoughts",

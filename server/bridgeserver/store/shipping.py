@@ -15,6 +15,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.dml import UpdateBase
 
+from bridgeserver.prices import MAX_TOKENS, UNKNOWN, Cost, PriceList, Source, is_countable
 from bridgeserver.records import (
     AnyRecord,
     ContinuedResponse,
@@ -26,7 +27,7 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
-from bridgeserver.store import revisions, schema
+from bridgeserver.store import lineage, revisions, schema, sessions
 from bridgeserver.store.schema import interceptions
 
 Row = tuple[Any, ...]
@@ -54,23 +55,32 @@ def _sql(statement: UpdateBase, columns: Sequence[str]) -> str:
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
 
 
+FIRST_COUNT = TokenUsage.__struct_fields__.index("input_tokens")
 EXTRA = TokenUsage.__struct_fields__.index("extra")
 
 
-def _usage_row(usage: TokenUsage) -> Row:
+def _usage_row(usage: TokenUsage, cost: Cost) -> Row:
     row = msgspec.structs.astuple(usage)
-    return (*row[:EXTRA], msgspec.json.encode(usage.extra).decode(), *row[EXTRA + 1 :])
+    extra = msgspec.json.encode(usage.extra).decode() if usage.extra else "{}"
+    if cost.cost_micros is None and not is_countable(usage):
+        counts = (min(max(count, 0), MAX_TOKENS) for count in row[FIRST_COUNT:EXTRA])
+        row = (*row[:FIRST_COUNT], *counts, *row[EXTRA:])
+    return (*row[:EXTRA], extra, *row[EXTRA + 1 :], *cost)
 
 
 _INSERTS: dict[type[AnyRecord], _Insert] = {
     Interception: _Insert(Interception, interceptions),
     UserPrompt: _Insert(UserPrompt, schema.user_prompts),
-    TokenUsage: _Insert(TokenUsage, schema.token_usages, _usage_row),
     ToolUse: _Insert(ToolUse, schema.tool_usages),
     ModelThought: _Insert(ModelThought, schema.model_thoughts),
     ProviderObject: _Insert(ProviderObject, schema.provider_objects),
     ContinuedResponse: _Insert(ContinuedResponse, schema.continued_responses),
 }
+
+_USAGE = _sql(insert(schema.token_usages).on_conflict_do_nothing(), [*TokenUsage.__struct_fields__, *Cost._fields])
+_SOURCES = select(
+    interceptions.c.id, interceptions.c.provider, interceptions.c.provider_name, interceptions.c.model
+).where(interceptions.c.id.in_(bindparam("ids", expanding=True)))
 
 _IS_OPEN = interceptions.c.ended_at.is_(None)
 
@@ -87,30 +97,89 @@ _END = _sql(
 _ENDED = _sql(insert(interceptions).on_conflict_do_nothing(), [*Interception.__struct_fields__, *_END_COLUMNS])
 """Most requests begin and end within a batch: one statement stores both, and touches the indexes once."""
 
+_SESSION = _sql(sessions.merging(insert(schema.sessions)), sessions.COLUMNS)
 
-def apply(connection: Connection, records: Sequence[AnyRecord]) -> int:
-    """Store *records* and return how many of them were new.
 
-    The first end of an interception wins. An end must not come in an earlier call than its interception: it
-    would be passed over. Within one call the order does not matter.
+def apply(connection: Connection, records: Sequence[AnyRecord], prices: PriceList, unpriced: list[Source]) -> int:
+    """Store *records*, and what follows from them of threads and sessions; return how many of them were new.
+
+    Token usages are priced by *prices*; of those without a cost the sources are added to *unpriced*.
+
+    The first end of an interception wins. What belongs to an interception must not come in an earlier call than
+    itself: an end would be passed over, the rest would be kept and not counted in. Within one call the order does
+    not matter.
     """
     by_type: dict[type[AnyRecord], list[Any]] = defaultdict(list)
     for record in records:
         by_type[type(record)].append(record)
+    begun: list[Interception] = by_type.pop(Interception, [])
     ends: list[InterceptionEnd] = by_type.pop(InterceptionEnd, [])
-    changed = 0
-    if ends:
-        changed, by_type[Interception] = _apply_ends(connection, by_type[Interception], ends)
+    usages: list[TokenUsage] = by_type.pop(TokenUsage, [])
+    begun_count, ended_count = _apply_interceptions(connection, begun, ends)
+    changed = begun_count + ended_count
+    if usages:
+        changed += _run(connection, _USAGE, _usage_rows(connection, usages, begun, prices, unpriced))
     for kind, group in by_type.items():
         statement = _INSERTS[kind]
         changed += _run(connection, statement.sql, [statement.row(record) for record in group])
+    are_new = begun_count == len(begun)
+    moved = lineage.link(connection, begun, by_type[ToolUse], are_new=are_new)
+    _keep_sessions(connection, begun, by_type[UserPrompt], moved, are_new=are_new)
     return changed
+
+
+def _usage_rows(
+    connection: Connection,
+    usages: list[TokenUsage],
+    begun: Iterable[Interception],
+    prices: PriceList,
+    unpriced: list[Source],
+) -> list[Row]:
+    sources = {record.id: Source(record.provider, record.provider_name, record.model) for record in begun}
+    missing = {usage.interception_id for usage in usages} - sources.keys()
+    for chunk in lineage.chunks(sorted(missing), lineage.CHUNK):
+        sources |= {row.id: Source(*row[1:]) for row in connection.execute(_SOURCES, {"ids": chunk})}
+    rows: list[Row] = []
+    for usage in usages:
+        source = sources.get(usage.interception_id)
+        cost = UNKNOWN if source is None else prices.cost(usage, source)
+        if cost.cost_micros is None and source is not None:
+            unpriced.append(source)
+        rows.append(_usage_row(usage, cost))
+    return rows
+
+
+def _keep_sessions(
+    connection: Connection, begun: list[Interception], prompts: list[UserPrompt], moved: lineage.Moved, *, are_new: bool
+) -> None:
+    """Bring the sessions of these stored records up to date; what is new and has not moved need not be read for it."""
+    times = sessions.prompted(prompts)
+    ids = {interception.id for interception in begun}
+    if are_new:
+        unmoved = [interception for interception in begun if interception.id not in moved.ids] if moved.ids else begun
+        _run(connection, _SESSION, sessions.rows(unmoved, times))
+        sessions.fold(connection, times.keys() - ids)
+    else:
+        sessions.fold(connection, times.keys() | ids)
+    sessions.move(connection, moved)
+
+
+def _apply_interceptions(
+    connection: Connection, begun: list[Interception], ends: list[InterceptionEnd]
+) -> tuple[int, int]:
+    """Store what begins and what ends; return how many of each were new."""
+    if ends:
+        return _apply_ends(connection, begun, ends)
+    return _begin(connection, begun), 0
+
+
+def _begin(connection: Connection, begun: Iterable[Interception]) -> int:
+    return _run(connection, _INSERTS[Interception].sql, [msgspec.structs.astuple(record) for record in begun])
 
 
 def _apply_ends(
     connection: Connection, begun: Iterable[Interception], ends: Iterable[InterceptionEnd]
-) -> tuple[int, list[Interception]]:
-    """Store *ends*, and those of *begun* that they end; return how much was new, and the rest of *begun*."""
+) -> tuple[int, int]:
     batch = revisions.advance(connection, revisions.ENDS)
     first: dict[str, Row] = {}
     hints: dict[str, str] = {}
@@ -129,12 +198,14 @@ def _apply_ends(
             last = msgspec.structs.replace(interception, credential_hint=hint)
             whole.append(msgspec.structs.astuple(last) + end_row)
     added = _run(connection, _ENDED, whole)
-    changed = 2 * added
     if added == len(whole):
         # What was added is ended; an update would only look for it again.
         for row in whole:
             first.pop(row[0], None)
-    return changed + _run(connection, _END, [(hints.get(id_), *row, id_) for id_, row in first.items()]), still_open
+    added_open = _begin(connection, still_open)
+    return added + added_open, added + _run(
+        connection, _END, [(hints.get(id_), *row, id_) for id_, row in first.items()]
+    )
 
 
 def interrupt(connection: Connection, worker: str, ended_at: int) -> int:

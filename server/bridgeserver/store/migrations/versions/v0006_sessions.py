@@ -8,6 +8,9 @@ from bridgeserver.store.schema import Timestamp
 revision = "0006"
 down_revision = "0005"
 
+MAX_TOKENS = 10**12
+"""What a count is cut to, from this version on."""
+
 
 def upgrade() -> None:
     """Make the tables, columns and indexes, and the sessions of what is there; of its threads and costs nothing is."""
@@ -21,6 +24,26 @@ def upgrade() -> None:
     op.create_index(
         "ix_interceptions_thread", "interceptions", ["thread_root_id"], sqlite_where=is_set, postgresql_where=is_set
     )
+    op.drop_index("ix_interceptions_correlating_tool_call", "interceptions")
+    is_set = sa.text("correlating_tool_call_id IS NOT NULL")
+    op.create_index(
+        "ix_interceptions_correlating_tool_call",
+        "interceptions",
+        ["user_id", "correlating_tool_call_id", "started_at"],
+        sqlite_where=is_set,
+        postgresql_where=is_set,
+    )
+    op.add_column("tool_usages", sa.Column("user_id", sa.Text))
+    op.execute(
+        "UPDATE tool_usages SET user_id ="
+        " (SELECT user_id FROM interceptions WHERE interceptions.id = tool_usages.interception_id)"
+    )
+    op.drop_index("ix_tool_usages_tool_call_id", "tool_usages")
+    op.create_index("ix_tool_usages_call", "tool_usages", ["user_id", "tool_call_id", "created_at"])
+    # Of what a provider claimed: sums over many rows must not overflow.
+    for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+        op.execute(f"UPDATE token_usages SET {name} = {MAX_TOKENS} WHERE {name} > {MAX_TOKENS}")  # noqa: S608
+        op.execute(f"UPDATE token_usages SET {name} = 0 WHERE {name} < 0")  # noqa: S608
     for name in ("input_price", "output_price", "cache_read_price", "cache_write_price", "cost_micros"):
         op.add_column("token_usages", sa.Column(name, sa.BigInteger))
     op.create_table(
