@@ -17,18 +17,21 @@ from bridgeserver.records import (
     clip,
     now_us,
 )
+from bridgeserver.traffic import Series
 from bridgeserver.weaving import Call
 
 
 class Recorder:
-    """The records of one interception, in the order in which they are made."""
+    """The records of one interception, in the order in which they are made; *series* counts what they say."""
 
-    __slots__ = ("_interception", "_journal", "_last", "_seq", "id")
+    __slots__ = ("_began", "_interception", "_journal", "_last", "_seq", "_series", "id")
 
-    def __init__(self, journal: Journal, interception: Interception) -> None:
+    def __init__(self, journal: Journal, interception: Interception, series: Series) -> None:
         self.id = interception.id
         self._interception = interception
         self._journal = journal
+        self._series = series
+        self._began = 0.0
         self._last: list[AnyRecord] = []
         self._seq = 0
 
@@ -42,6 +45,7 @@ class Recorder:
             text, truncated = clip(prompt, PROMPT_LIMIT)
             records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
         self._journal.begin(records, then)
+        self._began = self._series.begin(prompt)
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call or a thought."""
@@ -97,6 +101,7 @@ class Recorder:
         self._last.append(self._usage(usage, tap, partial=partial))
 
     def _usage(self, usage: Usage, tap: Tap, *, partial: bool) -> TokenUsage:
+        self._series.tokens(usage)
         return TokenUsage(
             self.id,
             self._next(),
@@ -131,6 +136,7 @@ class Recorder:
             )
         )
         self._journal.end(self._last)
+        self._series.end(status, self._began)
 
     def _next(self) -> int:
         self._seq += 1

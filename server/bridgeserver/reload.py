@@ -295,7 +295,7 @@ class Reloader:
         """Say which sections changed that a reload cannot put in force."""
         changed = tuple(
             name
-            for name in ("server", "store", "journal", "pool", "dumps")
+            for name in ("server", "store", "journal", "pool", "dumps", "metrics")
             if getattr(config, name) != getattr(self._started_with, name)
         )
         if changed != self._restart_needed and changed:

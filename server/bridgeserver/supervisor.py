@@ -28,8 +28,12 @@ from bridgeserver import entry
 from bridgeserver.admin import Admin
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
+from bridgeserver.config.checks import host_and_port, is_loopback
 from bridgeserver.control import ControlServer
+from bridgeserver.counting import total
 from bridgeserver.errors import BridgeError
+from bridgeserver.listener import Listener
+from bridgeserver.metrics import Families
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
@@ -72,6 +76,9 @@ class Supervisor:
             for listener in listeners:
                 cleanup.callback(listener.close)
             self._port = listeners[0].getsockname()[1]
+            side_entrance = self._listen_for_scrapes()
+            if side_entrance is not None:
+                cleanup.callback(side_entrance.close)
             # A journal that is synced must not be dropped for a commit that a power cut can undo.
             store = open_store(config.store.url, is_durable=config.journal.sync != "none")
             cleanup.callback(store.close)
@@ -82,18 +89,38 @@ class Supervisor:
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
-            self._admin = Admin(store, vault, reloader, self._control.totals)
+            further: list[Families] = []  # what other parts of the parent tell Prometheus
+            self._admin = Admin(store, vault, reloader, self._control.totals, further)
             reloader.start()
             cleanup.callback(reloader.stop)
+            if side_entrance is not None:
+                side_entrance.start()
             self._shipper.start()
             cleanup.callback(self._finish, journal)
             self._serve(Place(store.path, journal, self._control.path), listeners)
+
+    def _listen_for_scrapes(self) -> Listener | None:
+        """Return what answers at `admin_listen`: with TLS where others than this machine reach it and there is any."""
+        server = self._config.server
+        if not server.admin_listen:
+            return None
+        host, port = host_and_port(server.admin_listen)
+        tls = None if is_loopback(host) else entry.tls_context(server.tls_cert, server.tls_key)
+        listener = Listener(host, port, self._answer, tls)
+        log.info("admin_listening", host=listener.address[0], port=listener.address[1], tls=tls is not None)
+        return listener
 
     def _finish(self, journal: Path) -> None:
         """Ship what is left after the last worker has gone."""
         if not self._shipper.stop(SHIP_AT_END_S):
             log.warning("journal_left", folder=str(journal), action="the next start ships it")
-        log.info("stopped", **self._control.totals(), records_shipped=self._shipper.shipped)
+        counted = self._control.totals()
+        log.info(
+            "stopped",
+            interceptions=total(counted, "interceptions"),
+            passthrough=total(counted, "passthrough"),
+            records_shipped=self._shipper.shipped,
+        )
 
     def _serve(self, place: Place, listeners: Sequence[socket.socket]) -> None:
         server = self._config.server

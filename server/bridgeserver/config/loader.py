@@ -17,6 +17,7 @@ from bridgeserver.config.schema import (
     DumpsConfig,
     JournalConfig,
     McpServerConfig,
+    MetricsConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
@@ -68,6 +69,7 @@ class _Loader:
         pool = values_of(sections["pool"], PoolConfig, self._converter)
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
+        metrics = values_of(sections["metrics"], MetricsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -85,6 +87,7 @@ class _Loader:
             pool=PoolConfig(**pool),
             dumps=DumpsConfig(**dumps),
             tools=ToolsConfig(**tools),
+            metrics=MetricsConfig(**metrics),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
@@ -135,11 +138,17 @@ class _Loader:
 def _server_mistakes(values: Values) -> Iterator[Wrong]:
     if values.keys() >= {"tls_cert", "tls_key"}:
         yield from _tls_mistakes(values["tls_cert"], values["tls_key"])
-    if values.keys() >= {"host", "insecure_http", "tls_cert", "tls_key"}:
-        is_plain = values["tls_cert"] is None and values["tls_key"] is None
-        if is_plain and not values["insecure_http"] and not checks.is_loopback(values["host"]):
+    places = {"host": values.get("host", ""), "admin_listen": checks.host_and_port(values.get("admin_listen", ""))[0]}
+    for name, host in places.items():
+        if host and not checks.is_loopback(host) and _is_plain(values):
             expected = "a loopback address, or tls_cert and tls_key, or insecure_http = true"
-            yield "host", f'"{values["host"]}" with plain HTTP', expected
+            yield name, f'"{values[name]}" with plain HTTP', expected
+
+
+def _is_plain(values: Values) -> bool:
+    """Whether others than this machine would be served plain HTTP, and nobody has said that this is wanted."""
+    is_known = values.keys() >= {"insecure_http", "tls_cert", "tls_key"}
+    return is_known and not any((values["insecure_http"], values["tls_cert"], values["tls_key"]))
 
 
 def _tls_mistakes(cert: Path | None, key: Path | None) -> Iterator[Wrong]:

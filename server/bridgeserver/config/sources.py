@@ -14,6 +14,7 @@ from bridgeserver.config.schema import (
     DumpsConfig,
     JournalConfig,
     McpServerConfig,
+    MetricsConfig,
     PoolConfig,
     ProviderConfig,
     ServerConfig,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "dumps": DumpsConfig,
     "tools": ToolsConfig,
+    "metrics": MetricsConfig,
 }
 LISTS: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
 """What there may be several of, each with a name."""
