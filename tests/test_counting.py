@@ -141,8 +141,9 @@ def test_what_was_in_flight_is_none_later() -> None:
     """Rather than absent, which says nothing."""
     sums = Sums()
     name = join("interceptions_inflight", ("p", "m", "/r"))
+    sums.add({}, {name: 2, "pool_live": 1})
     assert sums.with_gauges([{name: 2}, {name: 1}], [])[name] == 3
-    assert sums.with_gauges([{}], [])[name] == 0
+    assert sums.with_gauges([{}], []) == {name: 0}
 
 
 def test_the_limits_hold_for_all_workers_together() -> None:

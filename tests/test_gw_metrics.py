@@ -56,7 +56,7 @@ class Gate(NamedTuple):
         """Return the samples of every metric by their labels."""
         self.lab.settle()
         report = self.lab.worker._report()  # pyright: ignore[reportPrivateUsage]
-        self.sums.add(report.counters)
+        self.sums.add(report.counters, report.gauges)
         text = metrics.render(STATUS, self.sums.with_gauges([report.gauges], [report.states])).decode()
         found: Samples = {}
         for family in text_string_to_metric_families(text):
@@ -168,6 +168,14 @@ def test_gw_t2_requests_in_flight(gate: Gate) -> None:
     assert gate.of("open_streams") == [({}, 0)]
 
 
+def test_a_request_that_no_report_has_met_in_flight(gate: Gate) -> None:
+    """Its gauge is there all the same."""
+    gate.lab.provider.push(good(CHAT, streaming=False))
+    gate.lab.ask(CHAT, BODIES[CHAT])
+    expected = {"provider": "openai", "model": "m", "route": "/chat/completions"}
+    assert gate.of("interceptions_inflight") == gate.of("interceptions_inflight") == [(expected, 0)]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "provider", "route"),
     [
@@ -215,8 +223,8 @@ TYPES = ("input", "output", "cache_read_input_tokens", "cache_write_input_tokens
 def test_tokens(gate: Gate, path: str, streaming: bool, expected: tuple[int, ...], extra: dict[str, int]) -> None:
     """Each type is a series, those that are zero too.
 
-    Ours differs: what a provider calls the same tokens in its own words (`input_cached`, `total_tokens`) is not
-    counted a second time, so that all types may be added up.
+    Ours differs: the first four are all there is, so that they can be added up, and what a provider says in other words
+    of the same (`input_cached`, `total_tokens`) is not counted again; further types are parts of those four.
     """
     gate.lab.provider.push(good(path, streaming=streaming))
     gate.lab.ask(path, BODIES[path] | {"stream": streaming})

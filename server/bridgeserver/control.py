@@ -212,7 +212,7 @@ class ControlServer:
             return
         with self._reported:
             self._latest[writer] = message
-            self._sums.add(message.counters)
+            self._sums.add(message.counters, message.gauges)
             self._reported.notify_all()
 
     async def _answer_one(self, asked: Asked, writer: asyncio.StreamWriter) -> None:

@@ -180,10 +180,13 @@ class Sums:
         self._inflight: set[str] = set()
         self._names: dict[str, str] = {}
 
-    def add(self, counters: Mapping[str, int]) -> None:
-        """Add what a worker has counted since its last report."""
+    def add(self, counters: Mapping[str, int], gauges: Iterable[str] = ()) -> None:
+        """Add what a worker has counted since its last report, and take note of the *gauges* that it tells of."""
         for name, value in counters.items():
             self._counts[self._name(name)] += value
+        for name in gauges:
+            if name.startswith("interceptions_inflight."):
+                self._inflight.add(self._name(name))
 
     def with_gauges(
         self, gauges: Iterable[Mapping[str, float]], states: Iterable[Mapping[str, float]]
@@ -195,8 +198,6 @@ class Sums:
         for gauge, value in (item for mapping in gauges for item in mapping.items()):
             name = self._name(gauge)
             found[name] = found.get(name, 0) + value
-            if name.startswith("interceptions_inflight."):
-                self._inflight.add(name)
         for state, value in (item for mapping in states for item in mapping.items()):
             name = self._name(state)
             found[name] = max(value, found.get(name, 0.0))

@@ -194,9 +194,8 @@ class Traffic:
         return self.counters.take()
 
     def inflight(self) -> dict[str, int]:
-        """Return how many requests run, by the name of their gauge; nothing where none does."""
+        """Return how many requests run, by the name of their gauge; 0 where one did since the last `take`."""
         found = Counter[str]()
         for series in self.active:
-            if series.running:
-                found[series.inflight] += series.running
+            found[series.inflight] += series.running
         return dict(found)
