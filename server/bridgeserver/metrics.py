@@ -36,6 +36,11 @@ def render(status: ReloadStatus, counters: Mapping[str, float], further: Sequenc
     return generate_latest(_Scrape(status, counters, further))
 
 
+def journal_limit(max_bytes: int) -> Iterator[Metric]:
+    """Yield what there is to compare the size of the journal with."""
+    yield GaugeMetricFamily(f"{PREFIX}journal_max_bytes", "Space for records that are not in the store.", max_bytes)
+
+
 class _Scrape:
     """The families of one scrape, as the library collects them."""
 
@@ -53,6 +58,7 @@ class _Scrape:
 
 def _reload_families(status: ReloadStatus) -> Iterator[Metric]:
     ready = sum(worker.ready for worker in status.workers)
+    behind = sum(worker.generation < status.number for worker in status.workers)
     # Zero means never, so that an alert on the age of a success fires as well where there was none.
     for name, text, value in (
         ("generation", "Number of the configuration in force.", status.number),
@@ -69,6 +75,7 @@ def _reload_families(status: ReloadStatus) -> Iterator[Metric]:
         ("restart_needed", "1 while a change of the configuration waits for a restart.", bool(status.restart_needed)),
         ("workers", "Worker processes.", len(status.workers)),
         ("workers_ready", "Worker processes that take requests.", ready),
+        ("workers_behind", "Worker processes that do not serve the configuration in force.", behind),
     ):
         yield GaugeMetricFamily(PREFIX + name, text, value=value)
     info = GaugeMetricFamily(

@@ -33,7 +33,7 @@ from bridgeserver.control import ControlServer
 from bridgeserver.counting import total
 from bridgeserver.errors import BridgeError
 from bridgeserver.listener import Listener
-from bridgeserver.metrics import Families
+from bridgeserver.metrics import Families, journal_limit
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
@@ -89,7 +89,8 @@ class Supervisor:
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
-            further: list[Families] = []  # what other parts of the parent tell Prometheus
+            # What other parts of the parent tell Prometheus.
+            further: list[Families] = [partial(journal_limit, config.journal.max_bytes)]
             self._admin = Admin(store, vault, reloader, self._control.totals, further)
             reloader.start()
             cleanup.callback(reloader.stop)
