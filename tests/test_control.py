@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
@@ -111,6 +112,31 @@ def test_a_report_that_was_cut_off_counts_nothing() -> None:
         writer.close()
         await asyncio.to_thread(eventually, lambda: True if not server.workers() else None)
         assert server.totals() == {"counted": 5}
+
+    serve(run)
+
+
+def test_a_report_that_fails_ends_nothing() -> None:
+    """The next one is told."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        worker = Worker(server.path)
+        reports = iter([{"counted": 1}])
+
+        def report() -> Report:
+            if not reported:
+                reported.append(True)
+                raise OSError("no")
+            return Report(1, 1, "", next(reports, {}), {})
+
+        reported = list[bool]()
+        worker.client = ControlClient(server.path, report, dict.fromkeys((Drain, Lag, Snapshot), worker.hear))
+        await worker.client.start()
+        with structlog.testing.capture_logs() as logged:
+            await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
+        assert [line["event"] for line in logged] == ["report_failed"]
+        await worker.client.close()
 
     serve(run)
 

@@ -119,7 +119,10 @@ def selectors(expression: Any) -> list[Any]:
 
 def labels_of(expression: Any) -> set[str]:
     """Return the labels of all that an expression reads."""
-    return set().union(*(exported()[selector.name] for selector in selectors(expression))) | GIVEN_BY_PROMETHEUS
+    found = set(GIVEN_BY_PROMETHEUS)
+    for selector in selectors(expression):
+        found |= exported()[selector.name]
+    return found
 
 
 @EACH_QUERY

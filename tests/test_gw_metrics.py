@@ -198,11 +198,12 @@ def test_passthrough(gate: Gate, method: str, path: str, provider: str, route: s
 
 def test_gw_t4_prompts(gate: Gate) -> None:
     """A prompt counts, and a request without one, or with an empty one, has none."""
-    for body in (
+    bodies: list[Json] = [
         BODIES[CHAT],
         {"model": "m", "messages": []},
         {"model": "m", "messages": [{"role": "user", "content": ""}]},
-    ):
+    ]
+    for body in bodies:
         gate.lab.provider.push(good(CHAT, streaming=False))
         gate.lab.ask(CHAT, body, fields=CLAUDE)
     assert gate.of("prompts_total") == [({"provider": "openai", "model": "m", "client": "Claude Code"}, 1)]

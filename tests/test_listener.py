@@ -163,8 +163,8 @@ def test_with_tls(parent: Parent) -> None:
     """The address speaks what the gateway does."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("localhost").configure_cert(server)
-    authority.configure_trust(client)
+    authority.issue_cert("localhost").configure_cert(server)  # pyright: ignore[reportUnknownMemberType]
+    authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType]
     made = Listener("127.0.0.1", 0, parent.answer, server)
     made.start()
     connection = http.client.HTTPSConnection("localhost", made.address[1], timeout=30, context=client)

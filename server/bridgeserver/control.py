@@ -302,7 +302,10 @@ class ControlClient:
 
     async def _keep_reporting(self) -> None:
         while True:
-            self.report()
+            try:
+                self.report()
+            except Exception:  # whatever it is, the next one may be told
+                log.exception("report_failed")
             await asyncio.sleep(REPORT_S)
 
     def _write(self, message: Up) -> None:
