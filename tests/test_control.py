@@ -122,13 +122,14 @@ def test_a_report_that_fails_ends_nothing() -> None:
     async def run(server: ControlServer) -> None:
         server.publish(Snapshot(1, ()))
         worker = Worker(server.path)
+        nothing: dict[str, int] = {}
         reports = iter([{"counted": 1}])
 
         def report() -> Report:
             if not reported:
                 reported.append(True)
                 raise OSError("no")
-            return Report(1, 1, "", next(reports, {}), {})
+            return Report(1, 1, "", next(reports, nothing), nothing)
 
         reported = list[bool]()
         worker.client = ControlClient(server.path, report, dict.fromkeys((Drain, Lag, Snapshot), worker.hear))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from bridgeserver import looplag
 from bridgeserver.counting import SEPARATOR, SUM, Counters
 from bridgeserver.looplag import EVERY_S, REMEMBERED_S, LoopLag
 
@@ -35,7 +34,7 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[LoopLag, dict
     def follow(*late_s: float) -> tuple[LoopLag, dict[str, int]]:
         clock, counters = Clock(), Counters()
         clock.late_s += late_s
-        monkeypatch.setattr(looplag.asyncio, "sleep", clock.sleep)
+        monkeypatch.setattr("bridgeserver.looplag.asyncio.sleep", clock.sleep)
         lag = LoopLag(counters, clock)
         work: Any = lag.follow()
         with pytest.raises(asyncio.CancelledError):

@@ -65,12 +65,13 @@ def split(name: str) -> Parts | None:
         return None
     is_histogram = family.kind == "histogram"
     count = len(family.labels) + is_histogram
-    values: tuple[str, ...] = ()
+    values: list[str] = []
     if dot:
-        values = tuple(rest.split(SEPARATOR) if SEPARATOR in rest else rest.split(".", max(0, count - 1)))
+        values = rest.split(SEPARATOR) if SEPARATOR in rest else rest.split(".", max(0, count - 1))
     if len(values) != count:
         return None
-    return Parts(base, values[:-1], values[-1]) if is_histogram else Parts(base, values)
+    bucket = values.pop() if is_histogram else ""
+    return Parts(base, tuple(values), bucket)
 
 
 def total(counters: Mapping[str, float], family: str) -> int:
