@@ -26,6 +26,7 @@ import uvloop
 from common import about, save, table
 
 from bridgecore import uuid7
+from bridgeserver.counting import Counters
 from bridgeserver.journal import Journal
 from bridgeserver.protocols import Usage
 from bridgeserver.protocols.chat import Chat
@@ -33,12 +34,13 @@ from bridgeserver.recorder import Recorder
 from bridgeserver.records import Interception, now_us
 from bridgeserver.shipper import Shipper
 from bridgeserver.store import open_store
+from bridgeserver.traffic import Traffic
 
 PACKAGES = ("msgspec", "sqlalchemy", "uvloop")
 USAGE = Usage(input=12, output=9)
 USER, KEY = uuid7(), uuid7()
 RECORDS_A_CHAT = 4
-
+TRAFFIC = Traffic(Counters())
 
 TAP = Chat().tap()
 TAP.response_id, TAP.stop_reason, TAP.service_tier = "chatcmpl-Bq1xYxU2x4dN1zE6cT0hR8aWk5", "stop", "default"
@@ -77,6 +79,7 @@ def _begin(journal: Journal) -> Recorder:
             worker=journal.worker,
             started_at=now_us(),
         ),
+        TRAFFIC.series("openai", "/chat/completions", "gpt-5-mini", "OpenAI SDK", "u"),
     )
 
 

@@ -65,6 +65,8 @@ cdef class Connection:
     """Whether the body of the current response has been received to its end."""
     cdef readonly bint received
     """Whether any byte of the current response has been received."""
+    cdef readonly Py_ssize_t body_bytes
+    """How many bytes of its body have been received."""
     cdef readonly object error
     """Why the connection cannot be used any more, or None."""
 
@@ -107,6 +109,7 @@ cdef class Connection:
         self._is_head_request = is_head_request
         self.head = None
         self.complete = self.received = False
+        self.body_bytes = 0
         self._barren_bytes = 0
         if len(body) > JOIN_BYTES:
             self._transport.writelines((head, body))
@@ -244,6 +247,7 @@ cdef class Connection:
             return
         self._chunks.append(body)
         self._buffered += len(body)
+        self.body_bytes += len(body)
         if self._buffered > self._buffer_bytes and not self._paused:
             self._paused = True
             self._transport.pause_reading()

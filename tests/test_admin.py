@@ -136,7 +136,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     store.upgrade()
     state = FakeReloader(store)
     vault = Vault([bytes(range(32))])
-    yield Lab(Admin(store, vault, state, lambda: Counter(interceptions=41)), store, state)
+    yield Lab(Admin(store, vault, state, lambda: Counter(pool_hits=41)), store, state)
     store.close()
 
 
@@ -630,7 +630,7 @@ def test_the_metrics(lab: Lab) -> None:
     text = answer.body.decode()
     assert "bridgecore_generation 2.0\n" in text
     assert 'bridgecore_provider_info{provider_name="team",provider_type="anthropic",status="enabled"} 1.0\n' in text
-    assert "bridgecore_interceptions_total 41.0\n" in text
+    assert "bridgecore_pool_hits_total 41.0\n" in text
 
 
 def test_a_name_beats_an_id(lab: Lab) -> None:

@@ -18,6 +18,7 @@ from bridgeserver.config import (
     JournalConfig,
     LogsConfig,
     McpServerConfig,
+    MetricsConfig,
     PoolConfig,
     PriceConfig,
     ProviderConfig,
@@ -46,6 +47,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "tools": ToolsConfig,
     "tracing": TracingConfig,
     "logs": LogsConfig,
+    "metrics": MetricsConfig,
     "providers[]": ProviderConfig,
     "mcp_servers[]": McpServerConfig,
     "prices[]": PriceConfig,
@@ -525,6 +527,48 @@ def test_tls_files(mistakes: Mistakes, tmp_path: Path) -> None:
 # Headers
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:9090", "localhost:0", "[::1]:9090", "127.9.9.9:65535", ""])
+def test_the_parents_own_address(read: Read, place: str) -> None:
+    """On loopback it needs nothing beside it."""
+    assert read(f'[server]\nadmin_listen = "{place}"').server.admin_listen == place
+
+
+@pytest.mark.parametrize("place", ["0.0.0.0:9090", "[::]:9090", "metrics.example:9090"])
+def test_the_parents_own_address_for_others(read: Read, mistakes: Mistakes, place: str) -> None:
+    """It is for them to see only if the operator has said so, or with TLS."""
+    text = f'[server]\nadmin_listen = "{place}"\n'
+    (mistake,) = mistakes(text)
+    assert mistake == (
+        f'bridgecore.toml: server.admin_listen: found "{place}" with plain HTTP, '
+        "expected a loopback address, or tls_cert and tls_key, or insecure_http = true"
+    )
+    assert read(text + "insecure_http = true").server.admin_listen == place
+
+
+@pytest.mark.parametrize(
+    "place", ["9090", ":9090", "::1:9090", "127.0.0.1:", "127.0.0.1:65536", "h:-1", "[h]:1", "h:1x"]
+)
+def test_what_is_no_address_with_a_port(mistakes: Mistakes, place: str) -> None:
+    """The mistake shows two that are."""
+    (mistake,) = mistakes(f'[server]\nadmin_listen = "{place}"')
+    assert mistake == (
+        f'bridgecore.toml: server.admin_listen: found "{place}", '
+        'expected an address or a host name with a port, such as "127.0.0.1:9090" or "[::1]:9090"'
+    )
+
+
+def test_tokens_for_the_metrics(read: Read, mistakes: Mistakes) -> None:
+    """One or several, as literals or references; one that could be guessed is refused, and none is shown."""
+    token = "a-token-for-prometheus"
+    assert read(f'[metrics]\ntoken = "{token}"').metrics.token == (Secret(token),)
+    found = read(f'[metrics]\ntoken = ["env:T", "{token}-2"]', {"T": token})
+    assert found.metrics.token == (Secret(token), Secret(token + "-2"))
+    assert token not in render(found)
+    (mistake,) = mistakes('[metrics]\ntoken = "short-secret"')
+    assert mistake.endswith("expected at least 16 visible ASCII characters without spaces")
+    assert "short-secret" not in mistake
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -582,7 +626,7 @@ def test_all_mistakes_at_once(mistakes: Mistakes) -> None:
             "[zzz]",
             (
                 "zzz: found an unknown name, expected one of "
-                "dumps, journal, logs, mcp_servers, pool, prices, providers, records, server, store, tools"
+                "dumps, journal, logs, mcp_servers, metrics, pool, prices, providers, records, server, store, tools"
             ),
         ),
         ("[server]\nprot = 1", "server.prot: found an unknown name, expected port (the nearest name)"),

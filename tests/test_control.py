@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
@@ -24,6 +26,7 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.heard: list[Any] = []
         self.refuses = False
+        self.counters = {"counted": 1}
         self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Snapshot), self.hear))
 
     def hear(self, message: Any) -> None:
@@ -34,9 +37,10 @@ class Worker:
                 raise OSError("no")
 
     def report(self) -> Report:
-        """Say which generation was heard of."""
+        """Say which generation was heard of, and what was counted since the last time."""
+        counters, self.counters = self.counters, {}
         numbers = [message.number for message in self.heard if isinstance(message, Snapshot)]
-        return Report(1, max(numbers, default=0), "", {"counted": 1}, {"held": 1})
+        return Report(1, max(numbers, default=0), "", counters, {"held": 1})
 
 
 def serve(run: Callable[[ControlServer], Any], answer: Callable[[Ask], Answer] | None = None) -> None:
@@ -66,6 +70,74 @@ def test_a_worker_hears_of_the_generation_first_and_of_every_later_one() -> None
         assert server.totals() == {"counted": 1, "held": 1}
         await worker.client.close()
         await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
+
+    serve(run)
+
+
+def test_what_was_counted_is_told_once() -> None:
+    """Before there is a connection nothing is taken to be told, the last report is told whole, and it all stays."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        workers = [Worker(server.path) for _ in range(2)]
+        for worker in workers:
+            worker.client.report()
+            assert worker.counters == {"counted": 1}
+            await worker.client.start()
+            worker.client.report()
+            worker.client.report()
+        for number, worker in enumerate(workers):
+            worker.counters = {f"prompts.p\x1fm{each}\x1fc\x1f": 1 for each in range(1000)} | {"counted": 10**number}
+            await worker.client.close()
+        await asyncio.to_thread(eventually, lambda: True if not server.workers() else None)
+        totals = dict(server.totals())
+        assert totals.pop("counted") == 13
+        assert set(totals.values()) <= {2, 2 * 800}
+        assert sum(totals.values()) == 2 * 1000
+
+    serve(run)
+
+
+def test_a_report_that_was_cut_off_counts_nothing() -> None:
+    """A worker that is killed in the middle of one loses that, and what it has told before stays as it was."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        _reader, writer = await asyncio.open_unix_connection(server.path)
+        line = msgspec.json.encode(Report(1, 1, "", {"counted": 5}, {"held": 1}))
+        writer.write(line + b"\n")
+        assert await asyncio.to_thread(server.wait_for, 1, 10.0)
+        assert server.totals() == {"counted": 5, "held": 1}
+        writer.write(line[: len(line) // 2])
+        writer.close()
+        await asyncio.to_thread(eventually, lambda: True if not server.workers() else None)
+        assert server.totals() == {"counted": 5}
+
+    serve(run)
+
+
+def test_a_report_that_fails_ends_nothing() -> None:
+    """The next one is told."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        worker = Worker(server.path)
+        nothing: dict[str, int] = {}
+        reports = iter([{"counted": 1}])
+
+        def report() -> Report:
+            if not reported:
+                reported.append(True)
+                raise OSError("no")
+            return Report(1, 1, "", next(reports, nothing), nothing)
+
+        reported = list[bool]()
+        worker.client = ControlClient(server.path, report, dict.fromkeys((Drain, Lag, Snapshot), worker.hear))
+        await worker.client.start()
+        with structlog.testing.capture_logs() as logged:
+            await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
+        assert [line["event"] for line in logged] == ["report_failed"]
+        await worker.client.close()
 
     serve(run)
 

@@ -44,6 +44,7 @@ class FakeWorker:
     """A worker whose parent gives one answer to everything."""
 
     trusted_proxies: Collection[Network] = ()
+    metrics_tokens: Collection[bytes] = ()
 
     def __init__(self) -> None:
         self.keyring = Keyring()
@@ -358,3 +359,45 @@ def test_a_defect_is_a_500_that_shows_nothing(worker: FakeWorker) -> None:
     assert [entry["event"] for entry in logs] == ["administration_failed"]
     assert USER not in str(logs)
     assert ADMIN not in str(logs)
+
+
+TOKEN = "a-token-for-prometheus"
+
+
+@pytest.fixture
+def scraped(worker: FakeWorker) -> FakeWorker:
+    """A worker whose metrics have tokens."""
+    worker.metrics_tokens = [b"another-token-for-it", TOKEN.encode()]
+    return worker
+
+
+@pytest.mark.parametrize("path", ["/-/metrics", "/-/readyz"])
+def test_a_metrics_token_opens_what_is_to_be_watched(scraped: FakeWorker, path: str) -> None:
+    """The metrics and the detail of readiness, without anybody's key."""
+    got = call(scraped, "GET", path, key=TOKEN)
+    assert (got.status, got.body) == (200, scraped.answer.body)
+    assert scraped.asked == [Ask("GET", path, "", b"", "metrics token")]
+    assert not scraped.keyring.refused
+
+
+@pytest.mark.parametrize("path", [PROVIDERS, "/-/api/v1/users/ann/tools", "/-/api/"])
+def test_a_metrics_token_opens_nothing_else(scraped: FakeWorker, path: str) -> None:
+    """It is no key."""
+    assert call(scraped, "GET", path, key=TOKEN).status == 401
+    assert not scraped.asked
+
+
+@pytest.mark.parametrize("key", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\xe9" * 20, USER])
+def test_what_is_no_metrics_token(scraped: FakeWorker, key: str) -> None:
+    """It is refused as it would be without any token in the configuration."""
+    expected = 403 if key == USER else 401
+    assert call(scraped, "GET", "/-/metrics", key=key).status == expected
+    assert call(scraped, "GET", "/-/readyz", key=key).body == b"ok\n"
+    scraped.metrics_tokens = []
+    assert call(scraped, "GET", "/-/metrics", key=key).status == expected
+    assert not scraped.asked
+
+
+def test_an_administrator_needs_no_metrics_token(scraped: FakeWorker) -> None:
+    """His key opens all that it did."""
+    assert call(scraped, "GET", "/-/metrics", key=ADMIN).status == 200

@@ -5,10 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridgeserver.metrics import FAMILIES, render
+from bridgeserver.counting import SEPARATOR, SUM, join
+from bridgeserver.families import FAMILIES
+from bridgeserver.metrics import render
 from bridgeserver.status import ProviderStatus, ReloadStatus, WorkerStatus
 
 OPERATIONS = Path(__file__).parent.parent / "docs/operations.md"
@@ -88,20 +90,54 @@ def test_a_label_is_escaped(name: str) -> None:
     assert text.count("\n") == render(state(provider("x")), {"pool_evicted.x": 3, "unheard.x": 1}).count(b"\n")
 
 
-def test_counters_have_a_type_a_help_and_a_unit() -> None:
-    """Each known counter is exposed once, also before it has counted; times are in seconds."""
-    counters = {name: number for number, name in enumerate(FAMILIES, 1)} | {"pool_build_us": 2_500_000}
-    families = scrape(state(), {name + ".x" * len(FAMILIES[name].labels): n for name, n in counters.items()})
-    for name, family in FAMILIES.items():
-        found = families[f"bridgecore_{family.name}"]
-        assert (found.type, found.documentation) == (family.kind, family.help)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_has_a_type_a_help_and_a_unit(name: str) -> None:
+    """Each is exposed once, under its own name, with all labels, in the unit that the name says."""
+    family = FAMILIES[name]
+    values = dict.fromkeys(family.labels, "x")
+    base = join(name, tuple(values.values()))
+    if family.kind == "histogram":
+        base += SEPARATOR if values else "."
+        families = scrape(
+            state(), {base + "0": 2, base + "2": 3, base + str(len(family.bounds)): 4, base + SUM: 2_500_000}
+        )
+        assert value(families, family.name + "_count", **values) == 9
+        assert value(families, family.name + "_sum", **values) == 2.5
+        counts = [value(families, family.name + "_bucket", **values, le=str(float(bound))) for bound in family.bounds]
+        assert counts == [2, 2, *[5] * (len(family.bounds) - 2)]
+        assert value(families, family.name + "_bucket", **values, le="+Inf") == 9
+    else:
+        families = scrape(state(), {base: 2_500_000})
         sample = family.name + ("_total" if family.kind == "counter" else "")
-        labels = dict.fromkeys(family.labels, "x")
-        assert value(families, sample, **labels) == pytest.approx(counters[name] * family.scale)
-    assert value(families, "pool_build_seconds_total") == 2.5
+        assert value(families, sample, **values) == pytest.approx(2_500_000 * family.scale)
+    found = families[f"bridgecore_{family.name}"]
+    assert (found.type, found.documentation) == (family.kind, family.help)
     assert not families["bridgecore_other"].samples
+
+
+def test_what_has_not_counted_yet_is_zero() -> None:
+    """Rather than absent, so that a rate has a first value; where there are labels, nobody knows which."""
     empty = scrape(state())
-    assert value(empty, "interceptions_total") == value(empty, "pool_live") == 0
+    assert value(empty, "pool_hits_total") == value(empty, "pool_live") == value(empty, "loop_lag_seconds_count") == 0
+    assert not empty["bridgecore_interceptions"].samples
+
+
+def test_users_are_a_label_where_there_are_any() -> None:
+    """Without one the label is left out, and not shown as empty."""
+    name, with_user = (join("prompts", ("p", "m", "Codex", user)) for user in ("", "ann"))
+    labels = {"provider": "p", "model": "m", "client": "Codex"}
+    assert value(scrape(state(), {name: 2}), "prompts_total", **labels) == 2
+    families = scrape(state(), {name: 2, with_user: 3})
+    assert value(families, "prompts_total", **labels, user="ann") == 3
+    assert value(families, "prompts_total", **labels, user="") == 2
+
+
+def test_other_parts_add_families_of_their_own() -> None:
+    """Asked at each scrape."""
+    counts = iter((1, 2))
+    further = [lambda: [GaugeMetricFamily("bridgecore_more", "More.", value=next(counts))]]
+    for expected in (1, 2):
+        assert f"bridgecore_more {expected}.0" in render(state(), {}, further).decode()
 
 
 def test_causes_are_a_label() -> None:
@@ -122,7 +158,7 @@ def test_an_unknown_counter_is_not_lost() -> None:
 
 def test_large_counters_stay_exact() -> None:
     """A counter of years is not rounded."""
-    assert value(scrape(state(), {"interceptions": 2**53 - 1}), "interceptions_total") == 2**53 - 1
+    assert value(scrape(state(), {"pool_hits": 2**53 - 1}), "pool_hits_total") == 2**53 - 1
 
 
 def test_the_names_follow_the_conventions() -> None:

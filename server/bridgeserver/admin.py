@@ -5,7 +5,7 @@ between two requests is in the store and in the reloader.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -64,11 +64,19 @@ class NewToken(msgspec.Struct, frozen=True):
 class Admin:
     """Answers whatever a worker forwards; any thread may call it."""
 
-    def __init__(self, store: Store, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        state: State,
+        counters: Callable[[], Mapping[str, float]],
+        further: Sequence[metrics.Families] = (),
+    ) -> None:
         self._store = store
         self._vault = vault
         self._state = state
         self._counters = counters
+        self._further = further
         self._routes = (
             Route("/-/readyz", {"GET": self._readiness}),
             Route("/-/metrics", {"GET": self._metrics}),
@@ -128,7 +136,7 @@ class Admin:
         return _json(200 if status.is_ready else 503, detail)
 
     def _metrics(self, _ask: Ask) -> Answer:
-        return Answer(200, metrics.render(self._state.status(), self._counters()), metrics.CONTENT_TYPE)
+        return Answer(200, metrics.render(self._state.status(), self._counters(), self._further), metrics.CONTENT_TYPE)
 
     def _list(self, catalog: AnyCatalog, member: str, _ask: Ask) -> Answer:
         return _json(200, {member: catalog.views()})

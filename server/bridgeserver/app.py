@@ -202,7 +202,6 @@ class Call:
             )
             interception_id = self._interception.id
             self._identify({"request_id": interception_id, "interception": interception_id})
-            worker.counters["interceptions"] += 1
             try:
                 await self._interception.run(sent, self._reply, guard, asked_for_usage=splice is not None, tools=tools)
             finally:
@@ -212,22 +211,27 @@ class Call:
         worker, request, provider = self._worker, self._request, target.provider
         if target.is_shared_account and target.route.object_id is not None:
             await worker.ownership.check(provider.name, [target.route.object_id], caller.user_id)
-        worker.counters["passthrough"] += 1
+        worker.traffic.passed_through(provider.name, target.route.pattern, request.method)
         creates = target.route.creates_object
         watch: Watch = Claim(worker.ownership, provider.name, caller.user_id) if creates else _relay_as_it_is
         dump = worker.dumps.passed_through(provider.name, target.route.path) if provider.dumps else None
         head = target.request_head(request, body)
         if dump is not None:
             dump.request(head, body, provider.extra_fields, provider.query)
-        with dump or nullcontext(), target.exchange() as exchange:
-            exchange.prepare(head, body, is_head_request=request.method == "HEAD")
-            exchange.start()
-            connection, _target = await target.answer(exchange, request, body, guard, worker.timeouts)
-            answer = head_of(connection)
-            if dump is not None:
-                dump.answer(answer.status, answer.headers)
-                watch = dump.watching(watch)
-            await relay(connection, answer_lines(answer.headers), request, self._reply, guard, worker.timeouts, watch)
+        exchange = target.exchange()
+        try:
+            with dump or nullcontext(), exchange:
+                exchange.prepare(head, body, is_head_request=request.method == "HEAD")
+                exchange.start()
+                connection, _target = await target.answer(exchange, request, body, guard, worker.timeouts)
+                answer = head_of(connection)
+                if dump is not None:
+                    dump.answer(answer.status, answer.headers)
+                    watch = dump.watching(watch)
+                lines = answer_lines(answer.headers)
+                await relay(connection, lines, request, self._reply, guard, worker.timeouts, watch)
+        finally:
+            worker.traffic.carried(provider.name, exchange.sent_bytes, exchange.received_bytes)
 
     def _refuse(self, error: BridgeError) -> None:
         """Tell the client of a failure in the shape that it understands; after the head it is too late for that."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import structlog
 
+from bridgeserver.counting import MODELS, OTHER, clean
 from bridgeserver.errors import CircuitOpen
 
 log = structlog.get_logger("bridgecore")
@@ -22,10 +23,6 @@ FAILURES = frozenset({503, 504, 529})
 
 CIRCUITS_KEPT = 1024
 """Names of models come from clients, so there may be any number of them."""
-
-MODEL_CHARACTERS = 128
-MODELS_SHOWN = 200
-"""What metrics show of such names: so much of each, and so many; the rest counts as one, `other`."""
 
 CLOSED, HALF_OPEN, OPEN = range(3)
 NAMES = ("closed", "half-open", "open")
@@ -76,10 +73,10 @@ class Breaker:
         return {circuit.name: circuit.state / 2 for circuit in sorted(opened, key=lambda circuit: circuit.state)}
 
     def _shown_model(self, model: str) -> str:
-        shown = model[:MODEL_CHARACTERS]
-        if len(self._shown) < MODELS_SHOWN:
+        shown = clean(model)
+        if len(self._shown) < MODELS:
             self._shown.add(shown)
-        return shown if shown in self._shown else "other"
+        return shown if shown in self._shown else OTHER
 
     def _make_room(self) -> None:
         """Forget the oldest circuit that is closed, or the oldest of all."""

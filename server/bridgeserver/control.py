@@ -12,9 +12,9 @@ import os
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
+from bridgeserver.counting import Sums
 from bridgeserver.errors import BridgeError, Overloaded
 from bridgeserver.secret import Secret
 
 log = structlog.get_logger("bridgecore")
 
 REPORT_S = 0.25
+LAST_S = 1.0
+"""How long the last report may take to be sent."""
+
 PARENT_GONE_EXIT_CODE = 70
 
 LINE_BYTES = 64 << 20
@@ -68,13 +72,14 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):
-    """What a worker tells the parent, again and again: its counters are those since its start."""
+    """What a worker tells the parent, again and again."""
 
     pid: int
     generation: int
     reason: str
     """Why it is not ready, or nothing."""
     counters: dict[str, int]
+    """What was counted since the last report: nothing is told twice."""
     gauges: dict[str, int]
     states: dict[str, float] = {}
     """Of what each worker sees in its own way, so that the highest is what counts."""
@@ -102,7 +107,7 @@ class ControlServer:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._latest: dict[asyncio.StreamWriter, Report] = {}
-        self._gone: Counter[str] = Counter()
+        self._sums = Sums()
         self._is_draining = False
         self._snapshot: Snapshot | None = None
         self._reported = threading.Condition()
@@ -156,15 +161,8 @@ class ControlServer:
         Counters are summed over all, those that are gone included, gauges over the others; the highest state counts.
         """
         with self._reported:
-            total = self._gone.copy()
             reports = self.workers()
-        states: dict[str, float] = {}
-        for report in reports:
-            total.update(report.counters)
-            total.update(report.gauges)
-            for name, state in report.states.items():
-                states[name] = max(state, states.get(name, 0.0))
-        return dict(total) | states
+            return self._sums.with_gauges([report.gauges for report in reports], [report.states for report in reports])
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -202,8 +200,7 @@ class ControlServer:
         finally:
             with self._reported:
                 self._writers.discard(writer)
-                if last := self._latest.pop(writer, None):
-                    self._gone.update(last.counters)
+                self._latest.pop(writer, None)
                 self._reported.notify_all()
             writer.close()
 
@@ -215,6 +212,7 @@ class ControlServer:
             return
         with self._reported:
             self._latest[writer] = message
+            self._sums.add(message.counters, message.gauges)
             self._reported.notify_all()
 
     async def _answer_one(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -260,11 +258,15 @@ class ControlClient:
         self.report()
         if self._writer is not None:
             self._writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    await self._writer.wait_closed()
             self._writer = None
 
     def report(self) -> None:
-        """Tell the parent at once how things are."""
-        self._write(self._report())
+        """Tell the parent at once how things are; while there is no connection, nothing is taken to be told."""
+        if self._writer is not None:
+            self._write(self._report())
 
     async def ask(self, ask: Ask) -> Answer:
         """Return the parent's answer; raises Overloaded if it takes too long."""
@@ -300,7 +302,10 @@ class ControlClient:
 
     async def _keep_reporting(self) -> None:
         while True:
-            self.report()
+            try:
+                self.report()
+            except Exception:  # whatever it is, the next one may be told
+                log.exception("report_failed")
             await asyncio.sleep(REPORT_S)
 
     def _write(self, message: Up) -> None:

@@ -50,7 +50,7 @@ def main(config: Config, place: Place, listener: socket.socket, orders: Connecti
         sys.exit(1)
 
 
-def _tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Return the context of the listening side, None without a certificate; the configuration has tried them."""
     if cert is None:
         return None
@@ -69,8 +69,8 @@ async def _serve(config: Config, place: Place, listener: socket.socket, orders: 
         timeout_s=config.server.keepalive_timeout_s,
         max_connections=config.server.max_connections,
     )
-    await worker.start(server.wind_down)
-    tls = _tls_context(config.server.tls_cert, config.server.tls_key)
+    await worker.start(server.wind_down, lambda: server.connections)
+    tls = tls_context(config.server.tls_cert, config.server.tls_key)
     listening = await loop.create_server(
         server,
         sock=listener,

@@ -2,10 +2,12 @@
 
 `/-/healthz` and `/-/readyz` are open and without detail. `/-/api/…`, `/-/metrics` and the detail of readiness need
 an administrator's key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it
-has remembered) opens nothing. Here is checked who asks; the parent, which owns the store, knows what there is.
+has remembered) opens nothing. For the last two a token of the configuration will do. Here is checked who asks; the
+parent, which owns the store, knows what there is.
 """
 
 import asyncio
+import hmac
 from collections.abc import Collection
 from typing import Protocol
 
@@ -33,6 +35,8 @@ TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 HEALTH, READINESS, METRICS, API = "/-/healthz", "/-/readyz", "/-/metrics", "/-/api/"
 READ = frozenset({"GET", "HEAD"})
 BODY_TIMEOUT_S = 10.0
+SCRAPER = "metrics token"
+"""Who asks, where it is nobody's key that was shown."""
 
 
 class Authenticator(Protocol):
@@ -49,6 +53,11 @@ class Host(Protocol):
     @property
     def keyring(self) -> Authenticator:
         """Whose key is whose."""
+        ...
+
+    @property
+    def metrics_tokens(self) -> Collection[bytes]:
+        """What opens the metrics and the detail of readiness, and nothing else."""
         ...
 
     @property
@@ -72,7 +81,7 @@ async def answer(worker: Host, request: Request, reply: Reply) -> None:
     if path in {HEALTH, READINESS}:
         await _answer_health(worker, request, reply)
     elif path == METRICS or path.startswith(API):
-        _send(reply, await _administer(worker, request))
+        send(reply, await _administer(worker, request))
     else:
         text = f"route not supported: {request.method} {redact(path)}\n"
         reply.whole(404, TEXT, text.encode())
@@ -83,8 +92,8 @@ async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
         reply.whole(405, TEXT + b"allow: GET, HEAD\r\n", b"method not allowed: use GET or HEAD\n")
     elif request.path == HEALTH:
         reply.whole(200, TEXT, b"ok\n")
-    elif request.method == "GET" and (caller := await _known_admin(worker, request)) is not None:
-        _send(reply, await _forward(worker, request, b"", caller))
+    elif request.method == "GET" and (actor := await _known_reader(worker, request)) is not None:
+        send(reply, await _forward(worker, request, b"", actor))
     elif worker.is_ready:
         reply.whole(200, TEXT, b"ok\n")
     else:
@@ -94,6 +103,8 @@ async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
 async def _administer(worker: Host, request: Request) -> Answer:
     """Return the answer to a request that only an administrator may make, whatever happens."""
     try:
+        if request.path == METRICS and _has_metrics_token(worker, request):
+            return await _forward(worker, request, b"", SCRAPER)
         caller = await _caller(worker, request)
         if not caller.is_admin:
             return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
@@ -102,7 +113,7 @@ async def _administer(worker: Host, request: Request) -> Answer:
         return refusal(400, str(error))
     except BridgeError as error:
         return _refusal_of(error)
-    return await _forward(worker, request, body, caller)
+    return await _forward(worker, request, body, _actor(caller))
 
 
 async def _read_body(request: Request) -> bytes:
@@ -125,23 +136,40 @@ async def _read_body(request: Request) -> bytes:
 
 async def _caller(worker: Host, request: Request) -> Caller:
     """Return whose key stands in `Authorization`; raise Unauthorized, TooManyRequests or StoreError."""
-    values = [value for name, value in request.fields if name == b"authorization"]
-    token = bearer_token(values[0]) if len(values) == 1 else None
+    token = _presented(request)
     if token is None or not token.startswith("bc_"):
         raise Unauthorized("no gateway key: send an administrator's key, once, as `Authorization: Bearer bc_…`")
     return await worker.keyring.authenticate(token, client_address(request, worker.trusted_proxies))
 
 
-async def _known_admin(worker: Host, request: Request) -> Caller | None:
-    """Return the administrator who asks, or None for everybody else: a probe must never fail over a header."""
+def _presented(request: Request) -> str | None:
+    values = [value for name, value in request.fields if name == b"authorization"]
+    return bearer_token(values[0]) if len(values) == 1 else None
+
+
+def _has_metrics_token(worker: Host, request: Request) -> bool:
+    token = (_presented(request) or "").encode("latin-1")
+    # Each is compared, whichever fits, so that the time tells nothing.
+    matches = [hmac.compare_digest(token, known) for known in worker.metrics_tokens]
+    return any(matches)
+
+
+async def _known_reader(worker: Host, request: Request) -> str | None:
+    """Return who asks if the state is theirs to see, or None for all others: a probe must never fail over a header."""
+    if _has_metrics_token(worker, request):
+        return SCRAPER
     try:
         caller = await _caller(worker, request)
     except BridgeError:
         return None
-    return caller if caller.is_admin else None
+    return _actor(caller) if caller.is_admin else None
 
 
-async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) -> Answer:
+def _actor(caller: Caller) -> str:
+    return f"user {caller.user_name}, key {caller.key_id}"
+
+
+async def _forward(worker: Host, request: Request, body: bytes, actor: str) -> Answer:
     """Return what the parent answers, or why it does not."""
     size = len(request.path) + len(request.query)
     try:
@@ -153,7 +181,7 @@ async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) 
                 path=request.path,
                 query=request.query.decode("latin-1"),
                 body=body,
-                actor=f"user {caller.user_name}, key {caller.key_id}",
+                actor=actor,
             )
         )
     except BridgeError as error:
@@ -163,7 +191,8 @@ async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) 
         return refusal(500, "the gateway failed; its log says why")
 
 
-def _send(reply: Reply, answer: Answer) -> None:
+def send(reply: Reply, answer: Answer) -> None:
+    """Send what the parent has answered."""
     fields: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     fields.append((b"cache-control", b"no-store"))
     if answer.status != 204:  # has no body, and says nothing of one

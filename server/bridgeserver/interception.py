@@ -8,7 +8,6 @@ from bridgeserver.account import Account, read_along
 from bridgeserver.breaker import Circuit
 from bridgeserver.clients import detect
 from bridgeserver.config import LogsConfig
-from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dump, Dumps
 from bridgeserver.errors import (
     BadResponse,
@@ -37,6 +36,7 @@ from bridgeserver.relay import Timeouts, Watch, relay
 from bridgeserver.spans import Trace, gen_ai
 from bridgeserver.target import Target
 from bridgeserver.toolloop import KeptAlive, ToolLoop, Tools, WovenStream, read_whole
+from bridgeserver.traffic import Traffic
 from bridgeserver.upstream import Exchange, head_of
 from bridgeserver.weaving import Outcome, Weaver
 
@@ -53,7 +53,7 @@ class Means(NamedTuple):
     accounting: Budget
     dumps: Dumps
     bodies: Budget
-    counters: Counters
+    traffic: Traffic
     logs: LogsConfig = LogsConfig()
     recorder: type[Recorder] = Recorder
 
@@ -102,10 +102,13 @@ class Interception:
         self._asked_for_usage = asked_for_usage
         target = self._target
         record = self._record()
-        recorder = self._means.recorder(self._sink(record), record)
+        self._series = self._means.traffic.series(
+            target.provider.name, target.route.path, record.model, record.client, self._caller.user_name
+        )
+        recorder = self._means.recorder(self._sink(record), record, self._series)
         if tools is not None:
             labels = target.provider.name, self._facts.model
-            self._loop = ToolLoop(tools, recorder, self._means.counters, labels)
+            self._loop = ToolLoop(tools, recorder, self._means.traffic.counters, labels)
         exchange = target.exchange()
         try:
             turn = self._enter_circuit()
@@ -156,6 +159,7 @@ class Interception:
         """Return the connection that holds the head of the answer; tell the circuit what it was."""
         target, timeouts = self._target, self._means.timeouts
         status: int | None = None
+        since = self._means.traffic.clock()
         try:
             guard.expect(timeouts.upstream_s, timeouts.upstream_error)
             connection = await answered
@@ -163,7 +167,10 @@ class Interception:
                 connection, self._target = await target.fall_back(
                     connection, exchange, self._request, body, guard, timeouts
                 )
+            else:
+                target.served_first()
             status = head_of(connection).status
+            self._series.answered(self._means.traffic.clock() - since)
         except (UpstreamTimeout, KeysRateLimited) as error:
             status = error.status
             raise
@@ -329,7 +336,7 @@ class Interception:
                 self._unanswered.append((found, response_id))  # recorded with what comes of it
             else:
                 recorder.finding(found, response_id)
-                self._means.counters.add(
+                self._means.traffic.counters.add(
                     "non_injected_tool_selections", self._target.provider.name, self._facts.model, found.name
                 )
         if account.tap.object_ids is not self._claimed:
@@ -341,6 +348,7 @@ class Interception:
     def _end(self, recorder: Recorder, reply: Reply, exchange: Exchange, error: BridgeError | None) -> None:
         account = self._account
         self._means.bodies.give_back(self._grown)
+        self._series.carried(exchange.sent_bytes, exchange.received_bytes)
         if account is not None:
             if error is not None:
                 _rest, findings = account.finish()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+from bridgeserver.counting import Histogram
 from bridgeserver.credential import Credential
 from bridgeserver.errors import KeysRateLimited, KeysRefused
 from bridgeserver.headers import Headers
@@ -43,6 +44,8 @@ class KeyPool:
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._clock = clock
         self._resting: dict[Credential, tuple[float, Reason]] = {}
+        # Where there is one key there is nothing to choose from, and so nothing to count.
+        self._tries = Histogram(self._counters, f"key_pool_tries.{provider}") if len(self._keys) > 1 else None
 
     def first(self) -> Credential:
         """Return the key to begin with. Raises KeysRateLimited or KeysRefused if all rest."""
@@ -63,6 +66,11 @@ class KeyPool:
         if reason == "unauthorized":
             raise self._refused()
         return None
+
+    def tried(self, count: int) -> None:
+        """Count how many keys a request was sent with until there was an answer for its client, or no key left."""
+        if self._tries is not None:
+            self._tries.observe(count)
 
     def states(self) -> dict[str, int]:
         """Return how many keys there are in each state."""

@@ -17,21 +17,24 @@ from bridgeserver.records import (
     clip,
     now_us,
 )
+from bridgeserver.traffic import Series
 from bridgeserver.weaving import Call
 
 
 class Recorder:
-    """The records of one interception, in the order in which they are made."""
+    """The records of one interception, in the order in which they are made; *series* counts what they say."""
 
-    __slots__ = ("_interception", "_journal", "_last", "_seq", "id")
+    __slots__ = ("_began", "_interception", "_journal", "_last", "_seq", "_series", "id")
 
     prompt_limit = PROMPT_LIMIT
     content_limit = CONTENT_LIMIT
 
-    def __init__(self, journal: Sink, interception: Interception) -> None:
+    def __init__(self, journal: Sink, interception: Interception, series: Series) -> None:
         self.id = interception.id
         self._interception = interception
         self._journal = journal
+        self._series = series
+        self._began = 0.0
         self._last: list[AnyRecord] = []
         self._seq = 0
 
@@ -45,6 +48,7 @@ class Recorder:
             text, truncated = clip(prompt, self.prompt_limit)
             records.append(UserPrompt(self.id, self._next(), text, truncated, self._interception.started_at))
         self._journal.begin(records, then)
+        self._began = self._series.begin(prompt)
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call or a thought."""
@@ -102,6 +106,7 @@ class Recorder:
         self._last.append(self._usage(usage, tap, partial=partial))
 
     def _usage(self, usage: Usage, tap: Tap, *, partial: bool) -> TokenUsage:
+        self._series.tokens(usage)
         return TokenUsage(
             self.id,
             self._next(),
@@ -136,6 +141,7 @@ class Recorder:
             )
         )
         self._journal.end(self._last)
+        self._series.end(status, self._began)
 
     def _next(self) -> int:
         self._seq += 1

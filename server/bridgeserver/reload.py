@@ -309,7 +309,7 @@ class Reloader:
         """Say which sections changed that a reload cannot put in force."""
         changed = tuple(
             name
-            for name in ("server", "store", "journal", "pool", "records", "dumps", "tracing", "logs")
+            for name in ("server", "store", "journal", "pool", "records", "dumps", "metrics", "tracing", "logs")
             if getattr(config, name) != getattr(self._started_with, name)
         )
         if changed != self._restart_needed and changed:

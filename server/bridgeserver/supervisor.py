@@ -28,8 +28,12 @@ from bridgeserver import entry
 from bridgeserver.admin import Admin
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
+from bridgeserver.config.checks import host_and_port, is_loopback
 from bridgeserver.control import ControlServer
+from bridgeserver.counting import total
 from bridgeserver.errors import BridgeError
+from bridgeserver.listener import Listener
+from bridgeserver.metrics import Families, journal_limit
 from bridgeserver.purge import Purger
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
@@ -73,6 +77,9 @@ class Supervisor:
             for listener in listeners:
                 cleanup.callback(listener.close)
             self._port = listeners[0].getsockname()[1]
+            side_entrance = self._listen_for_scrapes()
+            if side_entrance is not None:
+                cleanup.callback(side_entrance.close)
             # A journal that is synced must not be dropped for a commit that a power cut can undo.
             store = open_store(config.store.url, is_durable=config.journal.sync != "none")
             cleanup.callback(store.close)
@@ -83,9 +90,15 @@ class Supervisor:
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
-            self._admin = Admin(store, vault, reloader, lambda: {**self._control.totals(), **store.prices.unpriced()})
+            # What other parts of the parent tell Prometheus.
+            further: list[Families] = [partial(journal_limit, config.journal.max_bytes)]
+            self._admin = Admin(
+                store, vault, reloader, lambda: {**self._control.totals(), **store.prices.unpriced()}, further
+            )
             reloader.start()
             cleanup.callback(reloader.stop)
+            if side_entrance is not None:
+                side_entrance.start()
             self._shipper.start()
             cleanup.callback(self._finish, journal)
             if config.records.retention_days:
@@ -94,11 +107,28 @@ class Supervisor:
                 cleanup.callback(purger.stop)
             self._serve(Place(store.path, journal, self._control.path), listeners)
 
+    def _listen_for_scrapes(self) -> Listener | None:
+        """Return what answers at `admin_listen`: with TLS where others than this machine reach it and there is any."""
+        server = self._config.server
+        if not server.admin_listen:
+            return None
+        host, port = host_and_port(server.admin_listen)
+        tls = None if is_loopback(host) else entry.tls_context(server.tls_cert, server.tls_key)
+        listener = Listener(host, port, self._answer, tls)
+        log.info("admin_listening", host=listener.address[0], port=listener.address[1], tls=tls is not None)
+        return listener
+
     def _finish(self, journal: Path) -> None:
         """Ship what is left after the last worker has gone."""
         if not self._shipper.stop(SHIP_AT_END_S):
             log.warning("journal_left", folder=str(journal), action="the next start ships it")
-        log.info("stopped", **self._control.totals(), records_shipped=self._shipper.shipped)
+        counted = self._control.totals()
+        log.info(
+            "stopped",
+            interceptions=total(counted, "interceptions"),
+            passthrough=total(counted, "passthrough"),
+            records_shipped=self._shipper.shipped,
+        )
 
     def _serve(self, place: Place, listeners: Sequence[socket.socket]) -> None:
         server = self._config.server

@@ -52,6 +52,12 @@ class Target(NamedTuple):
             and bool(self.credential.name)
         )
 
+    def served_first(self) -> None:
+        """Note that the answer that came to the first key is the client's."""
+        keys = self.provider.keys
+        if keys is not None and self.credential.kind == "centralized":
+            keys.tried(1)
+
     async def answer(
         self, exchange: Exchange, request: Request, body: bytes, guard: Guard, timeouts: Timeouts
     ) -> tuple[Connection, "Target"]:
@@ -59,6 +65,7 @@ class Target(NamedTuple):
         guard.expect(timeouts.upstream_s, timeouts.upstream_error)
         connection = await exchange.answered()
         if not self.is_refused(connection):
+            self.served_first()
             return connection, self
         return await self.fall_back(connection, exchange, request, body, guard, timeouts)
 
@@ -76,12 +83,19 @@ class Target(NamedTuple):
         Raises KeysRateLimited or KeysRefused after the last, and what the exchange raises.
         """
         target: Target = self
-        while target.is_refused(connection) and target.provider.keys is not None:
-            head = head_of(connection)
-            key = target.provider.keys.fall_back(target.credential, head.status, retry_after(by_name(head.headers)))
-            if key is None:
-                break
-            target = target._replace(credential=key)
-            guard.expect(timeouts.upstream_s, timeouts.upstream_error)
-            connection = await exchange.again(target.request_head(request, body), body)
+        keys = target.provider.keys
+        tries = 1
+        try:
+            while target.is_refused(connection) and keys is not None:
+                head = head_of(connection)
+                key = keys.fall_back(target.credential, head.status, retry_after(by_name(head.headers)))
+                if key is None:
+                    break
+                target = target._replace(credential=key)
+                tries += 1
+                guard.expect(timeouts.upstream_s, timeouts.upstream_error)
+                connection = await exchange.again(target.request_head(request, body), body)
+        finally:
+            if keys is not None:
+                keys.tried(tries)
         return connection, target

@@ -45,7 +45,7 @@ class Exchange:
     `start` is called when it has happened, which wakes nobody if a connection is at hand, and `answered` waits.
     """
 
-    __slots__ = ("_connection", "_request", "_turn", "_upstream", "attempts")
+    __slots__ = ("_connection", "_request", "_turn", "_upstream", "attempts", "received_bytes", "sent_bytes")
 
     def __init__(self, upstream: "Upstream") -> None:
         self._upstream = upstream
@@ -54,14 +54,17 @@ class Exchange:
         self._turn = upstream.loop.create_future()
         self.attempts = 0
         """Requests that were written to a connection."""
+        self.sent_bytes = 0
+        """What their bodies had together."""
+        self.received_bytes = 0
+        """What the bodies of the answers had that are over."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         if self._connection is not None:
-            self._upstream.release(self._connection)
-            self._connection = None
+            self._leave(self._connection)
 
     async def send(self, head: bytes, body: bytes, *, is_head_request: bool = False) -> Connection:
         """Send the request and return the connection once it holds the head of the response; see `answered`."""
@@ -123,8 +126,7 @@ class Exchange:
                 if not (connection.complete or connection.has_bytes):
                     await connection.wait()
             connection.take()
-        self._upstream.release(connection)
-        self._connection = None
+        self._leave(connection)
         self._turn = self._upstream.loop.create_future()
         self.prepare(head, body, is_head_request=self._request[2])
         self.start()
@@ -133,7 +135,13 @@ class Exchange:
     def _write(self, connection: Connection) -> None:
         self._connection = connection
         self.attempts += 1
+        self.sent_bytes += len(self._request[1])
         connection.send(*self._request)
+
+    def _leave(self, connection: Connection) -> None:
+        self.received_bytes += connection.body_bytes
+        self._upstream.release(connection)
+        self._connection = None
 
     async def _read_head(self, connection: Connection) -> Connection:
         try:

@@ -16,7 +16,7 @@ from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config, TracingConfig
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
-from bridgeserver.counting import Counters
+from bridgeserver.counting import Counters, Growth
 from bridgeserver.dumps import Dumps
 from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
 from bridgeserver.generation import Generation
@@ -24,6 +24,7 @@ from bridgeserver.identity import Keyring
 from bridgeserver.interception import Means
 from bridgeserver.journal import Journal
 from bridgeserver.limits import Admission, Budget
+from bridgeserver.looplag import LoopLag
 from bridgeserver.ownership import Ownership
 from bridgeserver.pool import BridgePool
 from bridgeserver.providers import build
@@ -32,6 +33,7 @@ from bridgeserver.relay import Timeouts
 from bridgeserver.store.reader import Reader
 from bridgeserver.tools.connector import Connector
 from bridgeserver.tracing import Tracing
+from bridgeserver.traffic import Traffic
 from bridgeserver.upstream import Limits, Upstreams
 from bridgeserver.usertokens import UserTokens
 
@@ -57,10 +59,15 @@ class Worker:
         self.config = config
         self.loop = asyncio.get_running_loop()
         self.timeouts = Timeouts(upstream_s=server.upstream_idle_timeout_s, client_s=server.client_stall_s)
+        self.metrics_tokens = [token.reveal().encode() for token in config.metrics.token]
         self.trusted_proxies = [ip_network(network, strict=False) for network in server.trusted_proxies]
         self.admission = Admission(server.max_streams)
         self.budget = Budget(server.max_buffered_bytes)
         self.counters = Counters()
+        self.traffic = Traffic(self.counters, user_label=config.metrics.user_label)
+        self._loop_lag = LoopLag(self.counters)
+        self._growth = Growth()
+        self._count_connections: Callable[[], int] = int
         self.is_draining = False
         self._lag_s = 0.0
         journal = config.journal
@@ -101,7 +108,7 @@ class Worker:
             Budget(ALL_BYTES),
             self.dumps,
             self.budget,
-            self.counters,
+            self.traffic,
             config.logs,
             Recorder if config.records.content else UsageRecorder,
         )
@@ -110,12 +117,17 @@ class Worker:
         )
         self._followers: list[asyncio.Task[None]] = []
 
-    async def start(self, on_drain: Callable[[], None]) -> None:
-        """Connect to the parent and begin to follow the store; call *on_drain* when new requests are unwanted."""
+    async def start(self, on_drain: Callable[[], None], count_connections: Callable[[], int] = int) -> None:
+        """Connect to the parent and begin to follow the store; call *on_drain* when new requests are unwanted.
+
+        *count_connections* says how many clients are connected.
+        """
         self._on_drain = on_drain
+        self._count_connections = count_connections
         await self.keyring.refresh()
         await self._control.start()
-        self._followers = [asyncio.create_task(self.keyring.follow()), asyncio.create_task(self._sweep())]
+        following = self.keyring.follow(), self._sweep(), self._loop_lag.follow()
+        self._followers = [asyncio.create_task(work) for work in following]
 
     async def close(self) -> None:
         """Let go of everything; all requests have ended."""
@@ -198,7 +210,7 @@ class Worker:
 
     def _report(self) -> Report:
         stats = self.pool.stats()
-        counters = dict(self.counters) | {
+        kept_elsewhere = {
             "pool_hits": stats.hits,
             "pool_misses": stats.misses,
             "pool_added": stats.added,
@@ -210,16 +222,24 @@ class Worker:
             "pool_shut_down": stats.shut_down,
             "pool_forced": stats.forced,
         }
-        counters |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
+        kept_elsewhere |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
         if self.tracing is not None:
-            counters["spans_dropped"] = self.tracing.dropped
-        gauges = {"pool_live": stats.live, "pool_leased": stats.leased, "pool_retired": stats.retired}
+            kept_elsewhere["spans_dropped"] = self.tracing.dropped
+        gauges = self.traffic.inflight() | {
+            "pool_live": stats.live,
+            "pool_leased": stats.leased,
+            "pool_retired": stats.retired,
+            "open_streams": self.admission.running,
+            "open_connections": self._count_connections(),
+            f"loop_lag_max_us.{os.getpid()}": self._loop_lag.max_us,
+        }
         states: dict[str, float] = {}
         for name, provider in self.generation.providers.items():
             if provider.keys is not None:
                 gauges |= {f"key_pool_state.{name}.{state}": count for state, count in provider.keys.states().items()}
             if provider.breaker is not None:
                 states |= {f"circuit_breaker_state.{name}": state for name, state in provider.breaker.states().items()}
+        counters = self.traffic.take() | self._growth.take(kept_elsewhere)
         return Report(os.getpid(), self.generation.number, self.unready_reason, counters, gauges, states)
 
     async def _sweep(self) -> None:

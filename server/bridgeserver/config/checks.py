@@ -14,6 +14,7 @@ VISIBLE = re.compile(r"[\x21-\x7e]+")
 HEADER_TEXT = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 SEALING_KEY_BYTES = 32
+TOKEN_CHARACTERS = 16
 NOT_TO_MCP = frozenset(
     {
         "accept",
@@ -40,6 +41,27 @@ Address = IPv4Address | IPv6Address
 def is_host(text: str) -> bool:
     """Whether *text* is an address or a host name that a server can listen on."""
     return address_of(text) is not None or HOST_NAME.fullmatch(text) is not None
+
+
+def is_place(text: str) -> bool:
+    """Whether *text* is a host and a port to listen on; an empty one is none."""
+    if not text:
+        return True
+    host, port = host_and_port(text)
+    return is_host(host) and (":" in host) == text.startswith("[") and 0 <= port < 1 << 16
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Return the two, the host without brackets; the port is -1 where it is no number."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host, int(port) if re.fullmatch("[0-9]{1,5}", port) else -1
+
+
+def is_token(text: str) -> bool:
+    """Whether *text* is long enough not to be guessed, and can stand in a header."""
+    return len(text) >= TOKEN_CHARACTERS and VISIBLE.fullmatch(text) is not None
 
 
 def is_network(text: str) -> bool:

@@ -19,6 +19,7 @@ from bridgeserver.config.schema import (
     JournalConfig,
     LogsConfig,
     McpServerConfig,
+    MetricsConfig,
     PoolConfig,
     PriceConfig,
     ProviderConfig,
@@ -77,6 +78,7 @@ class _Loader:
         tracing = values_of(sections["tracing"], TracingConfig, self._converter)
         self._note(sections["tracing"], _tracing_mistakes(tracing))
         logs = values_of(sections["logs"], LogsConfig, self._converter)
+        metrics = values_of(sections["metrics"], MetricsConfig, self._converter)
         if "url" in store:
             database = folder / store["url"].removeprefix("sqlite:///")
             store["url"] = f"sqlite:///{database}"
@@ -98,6 +100,7 @@ class _Loader:
             tools=ToolsConfig(**tools),
             tracing=TracingConfig(**tracing),
             logs=LogsConfig(**logs),
+            metrics=MetricsConfig(**metrics),
             providers=tuple(ProviderConfig(**values) for values in providers),
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
@@ -157,11 +160,17 @@ class _Loader:
 def _server_mistakes(values: Values) -> Iterator[Wrong]:
     if values.keys() >= {"tls_cert", "tls_key"}:
         yield from _tls_mistakes(values["tls_cert"], values["tls_key"])
-    if values.keys() >= {"host", "insecure_http", "tls_cert", "tls_key"}:
-        is_plain = values["tls_cert"] is None and values["tls_key"] is None
-        if is_plain and not values["insecure_http"] and not checks.is_loopback(values["host"]):
+    places = {"host": values.get("host", ""), "admin_listen": checks.host_and_port(values.get("admin_listen", ""))[0]}
+    for name, host in places.items():
+        if host and not checks.is_loopback(host) and _is_plain(values):
             expected = "a loopback address, or tls_cert and tls_key, or insecure_http = true"
-            yield "host", f'"{values["host"]}" with plain HTTP', expected
+            yield name, f'"{values[name]}" with plain HTTP', expected
+
+
+def _is_plain(values: Values) -> bool:
+    """Whether others than this machine would be served plain HTTP, and nobody has said that this is wanted."""
+    is_known = values.keys() >= {"insecure_http", "tls_cert", "tls_key"}
+    return is_known and not any((values["insecure_http"], values["tls_cert"], values["tls_key"]))
 
 
 def _tracing_mistakes(values: Values) -> Iterator[Wrong]:

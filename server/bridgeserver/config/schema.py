@@ -30,6 +30,13 @@ Host = Annotated[
     str,
     Meta(description="an address or a host name, without brackets and port", extra={"check": checks.is_host}),
 ]
+Place = Annotated[
+    str,
+    Meta(
+        description='an address or a host name with a port, such as "127.0.0.1:9090" or "[::1]:9090"',
+        extra={"check": checks.is_place},
+    ),
+]
 Network = Annotated[
     str,
     Meta(description='an address or a network such as "10.0.0.0/8"', extra={"check": checks.is_network}),
@@ -82,6 +89,22 @@ SealingKeys = Annotated[
     ],
     Meta(
         description='a key of 32 bytes in base64 or a list of such, each a literal, "env:NAME" or "file:PATH"',
+        extra={"is_secret": True, "may_be_single": True},
+    ),
+]
+Tokens = Annotated[
+    tuple[
+        Annotated[
+            Secret,
+            Meta(
+                description="at least 16 visible ASCII characters without spaces",
+                extra={"is_secret": True, "check": checks.is_token},
+            ),
+        ],
+        ...,
+    ],
+    Meta(
+        description='a token or a list of such, each a literal, "env:NAME" or "file:PATH"',
         extra={"is_secret": True, "may_be_single": True},
     ),
 ]
@@ -191,6 +214,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Meta(description='"debug", "info", "warning" or "error"'),
     ] = "info"
     access_log: Switch = False
+    admin_listen: Place = ""
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,6 +249,13 @@ class RecordsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     retention_days: Days = 0
     content: Switch = True
+
+
+class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What Prometheus is told, and whom else than administrators."""
+
+    token: Tokens = ()
+    user_label: Switch = False
 
 
 class DumpsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -355,6 +386,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tools: ToolsConfig
     tracing: TracingConfig
     logs: LogsConfig
+    metrics: MetricsConfig
     providers: tuple[ProviderConfig, ...]
     broken: tuple[BrokenProvider, ...] = ()
     mcp_servers: tuple[McpServerConfig, ...] = ()

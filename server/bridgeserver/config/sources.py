@@ -15,6 +15,7 @@ from bridgeserver.config.schema import (
     JournalConfig,
     LogsConfig,
     McpServerConfig,
+    MetricsConfig,
     PoolConfig,
     PriceConfig,
     ProviderConfig,
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "tools": ToolsConfig,
     "tracing": TracingConfig,
     "logs": LogsConfig,
+    "metrics": MetricsConfig,
 }
 NAMED: dict[str, type[msgspec.Struct]] = {"providers": ProviderConfig, "mcp_servers": McpServerConfig}
 """What there may be several of, each with a name, by which a variable can reach it."""

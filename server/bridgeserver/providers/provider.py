@@ -51,6 +51,8 @@ class Route(NamedTuple):
     protocol: Protocol | None
     object_id: str | None
     creates_object: bool
+    pattern: str = ""
+    """What the path of a passthrough has met; ids in it are a `*`."""
 
     @property
     def takes_tools(self) -> bool:
@@ -162,8 +164,10 @@ class Provider:
         protocol = self._kind.bridged.get(below)
         if protocol is not None and method == "POST":
             return Route(below, protocol, None, creates_object=False)
-        if protocol is None and method in self._methods(below):
-            return Route(below, None, self._object_id(below), method == "POST" and below in self._kind.creates)
+        pattern, methods = self._passthrough(below)
+        if protocol is None and method in methods:
+            creates = method == "POST" and below in self._kind.creates
+            return Route(below, None, self._object_id(below), creates, pattern)
         raise NotFound(f"route not supported: {method} {path}")
 
     def credential(self, headers: Headers, *, is_byok: bool) -> Credential:
@@ -235,14 +239,15 @@ class Provider:
         """Return where *path* leads to, without the query, which may hold secrets."""
         return f"{self.origin.scheme}://{self.host}{self._base_path.decode()}{path}"
 
-    def _methods(self, below: str) -> frozenset[str]:
+    def _passthrough(self, below: str) -> tuple[str, frozenset[str]]:
+        """Return the pattern that a path meets, and the methods that are let through there."""
         methods = self._kind.passthrough.get(below)
         if methods is not None:
-            return methods
+            return below, methods
         for prefix, found in self._kind.subtrees.items():
             if below.startswith(prefix):
-                return found
-        return NOTHING
+                return f"{prefix}*", found
+        return "", NOTHING
 
     def _own_credential(self, headers: Headers) -> Credential | None:
         accepted = {b"x-api-key": self.type == "anthropic", b"api-key": self._auth == "api-key"}
