@@ -15,7 +15,7 @@ import structlog
 from bridgeserver.admin import APPLIED, PROVIDERS, Admin
 from bridgeserver.asks import MAX_BODY_BYTES, Answer, Ask
 from bridgeserver.sealing import Vault
-from bridgeserver.status import ProviderStatus, ReloadStatus, WorkerStatus
+from bridgeserver.status import ProviderStatus, ReloadStatus, ShippingStatus, WorkerStatus
 from bridgeserver.store import open_store
 
 ACTOR = "user alice, key k1"
@@ -135,7 +135,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     store.upgrade()
     state = FakeReloader(store)
     vault = Vault([bytes(range(32))])
-    yield Lab(Admin(store, vault, state, lambda: Counter(interceptions=41)), store, state)
+    shipping = ShippingStatus(lag_s=1.5, records=7)
+    yield Lab(Admin(store, vault, state, lambda: Counter(interceptions=41), lambda: shipping), store, state)
     store.close()
 
 
@@ -595,7 +596,7 @@ def test_the_detail_of_readiness(lab: Lab) -> None:
     answer = lab.ask("GET", "/-/readyz")
     detail = read(answer)
     assert answer.status == 200
-    assert {name: value for name, value in detail.items() if name not in {"providers", "workers"}} == {
+    assert {name: value for name, value in detail.items() if name not in {"providers", "workers", "shipping"}} == {
         "ready": True,
         "generation": 2,
         "published": "2025-11-24T16:00:00.500000Z",
@@ -606,6 +607,7 @@ def test_the_detail_of_readiness(lab: Lab) -> None:
         "store_error": None,
         "mcp_servers": [],
     }
+    assert detail["shipping"] == msgspec.to_builtins(ShippingStatus(lag_s=1.5, records=7))
     assert detail["workers"] == [{"pid": 4711, "generation": 1, "ready": True, "reason": ""}]
     assert {provider["name"]: provider["status"] for provider in detail["providers"]} == {
         "from-file": "enabled",
@@ -630,6 +632,7 @@ def test_the_metrics(lab: Lab) -> None:
     assert "bridgecore_generation 2.0\n" in text
     assert 'bridgecore_provider_info{provider_name="team",provider_type="anthropic",status="enabled"} 1.0\n' in text
     assert "bridgecore_interceptions_total 41.0\n" in text
+    assert "bridgecore_journal_lag_seconds 1.5\n" in text
 
 
 def test_a_name_beats_an_id(lab: Lab) -> None:

@@ -12,13 +12,14 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import structlog
 
-from bridgeserver import metrics
+from bridgeserver import metrics, shipping_metrics
 from bridgeserver.asks import Answer, Ask, Refused, refusal
 from bridgeserver.bodies import convert, read
 from bridgeserver.catalog import Catalog, State
 from bridgeserver.errors import BridgeError
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
+from bridgeserver.status import ShippingStatus
 from bridgeserver.store import Store
 from bridgeserver.store.instants import iso
 from bridgeserver.store.stored import UserToken
@@ -57,12 +58,20 @@ class NewToken(msgspec.Struct, frozen=True):
 class Admin:
     """Answers whatever a worker forwards; any thread may call it."""
 
-    def __init__(self, store: Store, vault: Vault, state: State, counters: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        state: State,
+        counters: Callable[[], Mapping[str, float]],
+        shipping: Callable[[], ShippingStatus],
+    ) -> None:
         self._catalog = Catalog(store, vault, state)
         self._store = store
         self._vault = vault
         self._state = state
         self._counters = counters
+        self._shipping = shipping
         self._routes = (
             Route("/-/readyz", {"GET": self._readiness}),
             Route("/-/metrics", {"GET": self._metrics}),
@@ -110,11 +119,13 @@ class Admin:
             "providers": status.providers,
             "mcp_servers": status.mcp_servers,
             "workers": status.workers,
+            "shipping": self._shipping(),
         }
         return _json(200 if status.is_ready else 503, detail)
 
     def _metrics(self, _ask: Ask) -> Answer:
-        return Answer(200, metrics.render(self._state.status(), self._counters()), metrics.CONTENT_TYPE)
+        text = metrics.render(self._state.status(), self._counters()) + shipping_metrics.render(self._shipping())
+        return Answer(200, text, metrics.CONTENT_TYPE)
 
     def _list(self, _ask: Ask) -> Answer:
         return _json(200, {"providers": self._catalog.views()})

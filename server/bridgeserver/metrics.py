@@ -71,6 +71,9 @@ FAMILIES = {
     "circuit_breaker_rejects": Family(
         "circuit_breaker_rejects", "counter", "Requests that a circuit refused.", CIRCUIT
     ),
+    "journal_records_dropped": Family(
+        "journal_records_dropped", "counter", "Records of running requests for which the journal had no room."
+    ),
     "injected_tool_invocations": Family(
         "injected_tool_invocations",
         "counter",

@@ -136,6 +136,8 @@ class Worker:
             return "the store cannot be read"
         if self._lag_s > self._max_lag_s:
             return f"records have not reached the store for {self._lag_s:.0f} s"
+        if self.journal.is_lost:
+            return "the folder of the journal is gone"
         return ""
 
     @property
@@ -196,6 +198,7 @@ class Worker:
             "pool_uncached": stats.uncached,
             "pool_shut_down": stats.shut_down,
             "pool_forced": stats.forced,
+            "journal_records_dropped": self.journal.dropped,
         }
         counters |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
         gauges = {"pool_live": stats.live, "pool_leased": stats.leased, "pool_retired": stats.retired}
