@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 import samples
 from bridgeserver import batches, shipping_metrics
@@ -20,7 +22,7 @@ from bridgeserver.journal import Journal, frame
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
 from bridgeserver.shipper import Shipper
 from bridgeserver.status import ShippingStatus
-from bridgeserver.store import open_store
+from bridgeserver.store import open_store, sqlite
 from journallab import Shelf, abandoned, end, in_loop, interception, kept, prompt, ship_all
 
 OPERATIONS = Path(__file__).parent.parent / "docs/operations.md"
@@ -33,23 +35,28 @@ def whole(number: int) -> list[AnyRecord]:
 
 def test_batches_grow_while_more_waits_and_shrink_again(tmp_path: Path) -> None:
     """Each full batch doubles the next one up to a limit; when little comes it is as small as at first."""
-    count = RECORDS * (3 * GROWTH + 10)
+    count = RECORDS * (4 * GROWTH)
     abandoned(tmp_path, b"".join(frame(interception(n)) for n in range(count)))
     shelf = Shelf()
     shipper = Shipper(tmp_path, shelf)
     while len(shelf.records) < count:
         shipper.ship()
     steps = [size // RECORDS for size in shelf.batches[:-1]]
-    assert steps[:6] == [1, 2, 4, 8, 16, 16]
+    assert steps[:5] == [1, 2, 4, 8, 8]
     assert max(steps) == GROWTH
-    for _ in range(8):
+    while shipper.ship():
+        pass
+    for _ in range(4):
         shipper.ship()
-    assert shipper._size.records == RECORDS
+    abandoned(tmp_path, b"".join(frame(interception(n)) for n in range(2 * RECORDS)))
+    shelf.batches.clear()
+    shipper.ship()
+    assert shelf.batches == [RECORDS]
 
 
 def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
     """Of large records a batch has few, so that memory is bounded by bytes and not by their number."""
-    big = [prompt(n, "x" * (BYTES // 3)) for n in range(60)]
+    big = [prompt(n, "x" * (BYTES // 3)) for n in range(12)]
     folder = abandoned(tmp_path, b"")
     (folder / "00000001.seg").write_bytes(b"".join(map(frame, big)))
     shelf = Shelf()
@@ -205,32 +212,40 @@ def test_a_broken_database_refuses_nothing(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.mkdir()
     abandoned(journal, frame(*samples.whole(1)))
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    with structlog.testing.capture_logs():
-        shipper = Shipper(journal, store)
-        assert shipper.attempt() is None  # there is no schema yet
+    url = f"sqlite:///{tmp_path}/a.db"
+    with closing(open_store(url)) as store, structlog.testing.capture_logs():
+        assert Shipper(journal, store).attempt() is None  # there is no schema yet
         store.upgrade()
-        for pragma in ("query_only = ON", "max_page_count = 1"):
-            make_unwritable(store, pragma)
+    for pragma in ("query_only = ON", "max_page_count = 1"):
+        with limited(pragma), closing(open_store(url)) as store, structlog.testing.capture_logs():
             if pragma.startswith("query_only"):
-                assert shipper.attempt() is None
+                assert Shipper(journal, store).attempt() is None
             with pytest.raises(StoreUnavailable, match=r"readonly|full"):
                 store.apply([samples.interception(7), *(samples.prompt(7, n, "x" * 9000) for n in range(99))])
     assert not list(journal.glob("*.refused"))
-    store.close()
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    shipper = Shipper(journal, store)
-    while shipper.ship():
-        pass
-    assert [record["status"] for record in store.records()] == ["completed"]
-    store.close()
+    with closing(open_store(url)) as store:
+        shipper = Shipper(journal, store)
+        while shipper.ship():
+            pass
+        assert [record["status"] for record in store.records()] == ["completed"]
 
 
-def make_unwritable(store: object, pragma: str) -> None:
-    """Have every connection of a store begin with a pragma, after its own."""
-    engine = store._database._engine  # type: ignore[attr-defined]
-    engine.dispose()
-    event.listen(engine, "connect", lambda connection, _record: connection.execute(f"PRAGMA {pragma}"))
+@contextmanager
+def limited(pragma: str) -> Generator[None]:
+    """Have every connection of stores that are opened meanwhile begin with a pragma."""
+    original = sqlite.open_engine
+
+    def limit(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA {pragma}")
+
+    def opened(path: Path, synchronous: str) -> Engine:
+        engine = original(path, synchronous)
+        event.listen(engine, "connect", limit)
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "open_engine", opened)
+        yield
 
 
 def test_stats_tell_what_waits(tmp_path: Path) -> None:

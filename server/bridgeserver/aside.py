@@ -5,15 +5,15 @@ Keeping the same again changes nothing: after a crash it is met once more.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
 def keep_lines(path: Path, lines: Sequence[bytes]) -> None:
     """Append *lines* to a file, but for those that it holds already."""
-    try:
-        known = set(path.read_bytes().split(b"\n"))
-    except FileNotFoundError:
-        known = set()
+    known = set[bytes]()
+    with suppress(FileNotFoundError):
+        known.update(path.read_bytes().split(b"\n"))
     _append(path, b"".join(line + b"\n" for line in lines if line not in known))
 
 

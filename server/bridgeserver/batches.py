@@ -13,11 +13,11 @@ from bridgeserver.records import AnyRecord, Interception
 
 log = structlog.get_logger("bridgecore")
 
-RECORDS = 500
-BYTES = 1 << 20
-"""Of a batch while there is little to ship. It holds the store's writers up for some 10 ms."""
+RECORDS = 1000
+BYTES = 2 << 20
+"""Of a batch while there is little to ship. It holds the store's writers up for some 20 ms."""
 
-GROWTH = 16
+GROWTH = 8
 """How many times as large one may become while more waits than fits into it: larger transactions cost less a record."""
 
 REFUSALS = (StoreError, ValueError, TypeError, OverflowError)

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def segment_numbers(folder: Path) -> list[int]:
 
 
 @contextmanager
-def opened(folder: Path, number: int) -> Iterator[int]:
+def opened(folder: Path, number: int) -> Generator[int]:
     """Open a segment for reading; raises FileNotFoundError."""
     descriptor = os.open(segment_path(folder, number), os.O_RDONLY | os.O_CLOEXEC)
     try:
