@@ -1,5 +1,6 @@
 """The shipper's pace, what it does with records that the store refuses, and what it says of itself."""
 
+import os
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -167,6 +168,35 @@ def test_a_broken_store_refuses_nothing(tmp_path: Path) -> None:
     while shipper.ship():
         pass
     assert shelf.records == whole(1)
+
+
+def test_a_disk_that_is_full_keeps_what_would_be_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it can be written down elsewhere, what is refused or damaged stays in the journal."""
+    data = bytearray(frame(interception(1)) + frame(interception(2)) + frame(prompt(1, "hello")) + frame(end(1)))
+    first = len(frame(interception(1)))
+    data[first + 30] ^= 0xFF
+    abandoned(tmp_path, bytes(data))
+    shelf = Shelf()
+    shelf.refuses = lambda record: record == prompt(1, "hello")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    shipper = Shipper(tmp_path, shelf)
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(os, "fsync", full)
+        patch.setattr("bridgeserver.registry.journal_id", lambda _folder: "j")
+        assert shipper.attempt() is None
+        assert "No space left on device" in str(logs)
+    shelf.records.clear()
+    with structlog.testing.capture_logs():
+        while shipper.ship():
+            pass
+    assert shelf.records == [interception(1), end(1)]
+    assert (tmp_path / "dead.refused").read_bytes() == msgspec.json.encode(prompt(1, "hello")) + b"\n"
+    (damaged,) = tmp_path.glob("*.damaged")
+    assert damaged.read_bytes() == data[first : first + len(frame(interception(2)))]
+    assert (shipper.stats().refused, shipper.stats().damaged) == (1, 1)
 
 
 @pytest.mark.parametrize(

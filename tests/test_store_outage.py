@@ -1,6 +1,8 @@
 """The store is taken away under load: nothing is lost, and what was asked for happens to new requests."""
 
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,4 +121,38 @@ def test_a_full_journal_refuses_new_requests_only(tmp_path: Path, engine_name: s
             records = outagelab.ended_records(engine, lambda found: len(found) == served)
             assert {record["status"] for record in records} == {"completed"}
             path = "/openai/v1/responses"
+            gateways.eventually(lambda: True if gateway.ask(path, BODIES[path]).status == 200 else None)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.soak
+def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path) -> None:
+    """With the journal on a full disk new requests get 503, and everything that was served is recorded."""
+    path = "/openai/v1/responses"
+    with outagelab.provider() as fake, ENGINES["sqlite"](tmp_path) as engine:
+        key = outagelab.configure(tmp_path, engine, fake)
+        config = tmp_path / "bridgecore.toml"
+        config.write_text(config.read_text().replace('path = "journal"', f'path = "{small_disk}/journal"'))
+        with gateways.started(tmp_path, key) as gateway:
+            engine.take_away()
+            served, refused = ask_until_full(gateway, path, "x" * 900_000)
+            assert served > 10
+            assert "the journal has no room for another request" in refused.json["error"]["message"]
+            assert b"No space left on device" in (tmp_path / "gateway.log").read_bytes()
+            engine.bring_back()
+            records = outagelab.ended_records(engine, lambda found: len(found) == served)
+            assert {record["status"] for record in records} == {"completed"}
             gateways.eventually(lambda: True if gateway.ask(path, BODIES[path]).status == 200 else None)

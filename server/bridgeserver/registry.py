@@ -118,7 +118,7 @@ class Registry:
         for other, (seen_at, since) in self._seen.items():
             if self._now_us() - seen_at > self._lost_after_us and now - since >= WATCH_S:
                 interrupted = self._store.end_journal(other, seen_at, self._now_us())
-                if interrupted is not None:
+                if interrupted:
                     log.warning("journal_lost", journal=other, seen_at=seen_at, interrupted=interrupted)
 
 

@@ -1,9 +1,9 @@
 """Which gateway ships whose journal, and the end of what nobody ships any more."""
 
-from sqlalchemy import Connection, delete, insert, select, union, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from bridgeserver.store import schema, shipping
-from bridgeserver.store.schema import interceptions, journals, workers
+from bridgeserver.store.schema import journals, workers
 
 RECORDS = (
     schema.interceptions,
@@ -40,14 +40,12 @@ def register_worker(connection: Connection, worker: str, journal: str) -> None:
 def orphans(connection: Connection, journal: str) -> list[str]:
     """Return the workers of a journal, and those with open interceptions that belong to none.
 
-    Whoever ships has a row before anything of it is stored, so those without one are of a version that knew no rows.
+    A worker has its row before anything of it is stored, so one without is of a version that knew no rows. It is
+    looked for after what is open: one that has been registered meanwhile must not seem to have none.
     """
-    mine = select(workers.c.id).where(workers.c.journal_id == journal)
-    without = select(interceptions.c.worker).where(
-        interceptions.c.ended_at.is_(None),
-        ~select(workers.c.id).where(workers.c.id == interceptions.c.worker).exists(),
-    )
-    return list(connection.execute(union(mine, without)).scalars())
+    are_open = set(shipping.open_workers(connection))
+    owners = {row.id: row.journal_id for row in connection.execute(select(workers.c.id, workers.c.journal_id))}
+    return sorted(are_open - owners.keys() | {worker for worker, owner in owners.items() if owner == journal})
 
 
 def end_worker(connection: Connection, worker: str, ended_at: int) -> int:
