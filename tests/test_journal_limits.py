@@ -18,7 +18,7 @@ from bridgeserver.journal import RESERVE_BYTES, SEGMENT_BYTES, Journal, frame, s
 from bridgeserver.recorder import Recorder
 from bridgeserver.records import AnyRecord, InterceptionEnd, UserPrompt
 from bridgeserver.tail import Tail
-from journallab import end, in_loop, interception, kept, prompt, read_all
+from journallab import abandoned, end, in_loop, interception, kept, prompt, read_all
 
 SEGMENTS = 8
 
@@ -90,6 +90,27 @@ def test_what_is_shipped_makes_room_again(tmp_path: Path) -> None:
         read_all(Tail(tmp_path / journal.worker))
         await kept(journal, [interception(begun)])
         journal.close()
+
+    in_loop(scenario)
+
+
+def test_what_dead_workers_left_counts(tmp_path: Path) -> None:
+    """A gateway whose workers die while nothing is shipped does not fill the disk; what is shipped makes room again."""
+    for number in range(1, SEGMENTS + 1):
+        abandoned(tmp_path, frame(interception(number)), number)
+
+    async def scenario() -> None:
+        shared = Journal(tmp_path, max_bytes=SEGMENTS * SEGMENT_BYTES, workers=4)
+        assert await fill(shared, "x" * 500_000) > 10
+        folder = tmp_path / shared.worker
+        assert len(list(folder.glob("*.seg"))) == SEGMENTS - SEGMENTS // 4 - 1
+        alone = Journal(tmp_path, max_bytes=SEGMENTS * SEGMENT_BYTES)
+        with pytest.raises(NotRecordable, match="no room"):
+            await kept(alone, [interception(1)])
+        shutil.rmtree(tmp_path / "dead")
+        await kept(alone, [interception(1)])
+        shared.close()
+        alone.close()
 
     in_loop(scenario)
 

@@ -1,5 +1,6 @@
-"""What the journal asks of the disk: room beforehand, and that what was written stays."""
+"""What the journal asks of the disk: room beforehand, that what was written stays, and who holds a folder's lock."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -46,3 +47,18 @@ def sync_quietly(descriptor: int) -> None:
         sync_and_close(descriptor)
     except OSError as exc:
         log.warning("journal_sync_failed", reason=exc.strerror)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the worker of a folder is gone."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True

@@ -20,6 +20,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ import msgspec
 import structlog
 
 from bridgecore import uuid7
-from bridgeserver.disk import allocate, sync_and_close, sync_folder, sync_quietly
+from bridgeserver.disk import allocate, is_abandoned, sync_and_close, sync_folder, sync_quietly
 from bridgeserver.errors import NotRecordable
 from bridgeserver.records import AnyRecord
 
@@ -73,21 +74,25 @@ def _frame(entries: Sequence[bytes]) -> bytes:
 class Journal:
     """The worker's side: appends records, refuses new interceptions before there is no room to end them.
 
-    *max_bytes* bounds the segments of this worker that are not shipped yet: all but an eighth of them is open to new
-    interceptions. Bound to one event loop.
+    *max_bytes* bounds the segments of this worker that are not shipped yet, together with its share, as one of
+    *workers*, of what dead ones have left; all but an eighth of them is open to new interceptions. Bound to one event
+    loop.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, sync: Sync = "none") -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, sync: Sync = "none", workers: int = 1) -> None:
         self.worker = uuid7()
         self._folder = folder / self.worker
+        self._workers = workers
         self._max_segments = max(2, max_bytes // SEGMENT_BYTES)
         kept = max(1, self._max_segments // HEADROOM) if self._max_segments > 2 else 0
         self._max_segments_to_begin = self._max_segments - kept
+        self._limit = self._max_segments_to_begin
         self._sync: Sync = sync
         self._loop = asyncio.get_running_loop()
         self._lock = _make_worker_folder(folder, self.worker)
         if sync != "none":
             sync_folder(folder)
+        self._limit -= self._count_leftovers()
         self._number = 0
         self._oldest = 1
         self._spares: list[int] = []
@@ -123,10 +128,11 @@ class Journal:
             raise NotRecordable("the journal cannot be written at the moment")
         if self.is_lost:
             raise NotRecordable("the folder of the journal is gone; bring its volume back and start the gateway again")
-        limit = self._max_segments_to_begin
-        # What those that run have beyond the limit is not for others, although there is room in it.
-        is_beyond = self._number - self._oldest >= limit and self._count_segments() > limit
-        if is_beyond or not self._has_room(size, (self._open + 1) * RESERVE_BYTES, limit):
+        limit = self._limit
+        is_within = self._number - self._oldest < limit and self._has_room(
+            size, (self._open + 1) * RESERVE_BYTES, limit
+        )
+        if not is_within and not self._has_room_after_all(size):
             raise NotRecordable("the journal has no room for another request; its records are not being shipped")
         self._open += 1
         self._queue(entry, size)
@@ -243,6 +249,23 @@ class Journal:
                 log.warning("journal_segment_failed", folder=str(self._folder), reason=exc.strerror)
                 return False
         return True
+
+    def _has_room_after_all(self, size: int) -> bool:
+        """Whether another interception may begin, by what is on the disk now."""
+        self._limit = limit = self._max_segments_to_begin - self._count_leftovers()
+        # What those that run have beyond the limit is not for others, although there is room in it.
+        return self._count_segments() <= limit and self._has_room(size, (self._open + 1) * RESERVE_BYTES, limit)
+
+    def _count_leftovers(self) -> int:
+        """Return how many segments of dead workers count as this one's: the journal must not grow with each death."""
+        with suppress(OSError):
+            left = sum(
+                len(list(path.glob("*.seg")))
+                for path in self._folder.parent.iterdir()
+                if path != self._folder and not path.name.startswith(".") and path.is_dir() and is_abandoned(path)
+            )
+            return -(-left // self._workers)
+        return 0
 
     def _count_segments(self) -> int:
         """Return how many segments there are; the shipper removes them, the oldest first."""

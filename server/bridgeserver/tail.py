@@ -6,7 +6,6 @@ here was finished and has been damaged since. It is kept aside then, and reading
 witness the worker may still be writing; of a dead one, it is the end.
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -19,6 +18,7 @@ import msgspec
 import structlog
 
 from bridgeserver import aside
+from bridgeserver.disk import is_abandoned
 from bridgeserver.frames import find_frame, holds_frames, opened, read_frames, segment_numbers, waiting_bytes
 from bridgeserver.journal import FRAME, SEGMENT_BYTES, segment_path
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
@@ -225,21 +225,6 @@ class Tail:
             if self._position is None:
                 self._position = os.open(self.folder / "position", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.pwrite(self._position, b"%08d %08d\n" % (self._number, self._offset), 0)
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Whether the worker of a folder is gone."""
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(lock)
-    return True
 
 
 def _decode_each(payloads: Iterable[bytes], unreadable: list[bytes]) -> Iterator[AnyRecord]:

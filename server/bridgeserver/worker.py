@@ -84,7 +84,7 @@ class Worker:
         )
         self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s, on_forget=self.pool.drop)
         share = config.journal.max_bytes // server.workers
-        self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
+        self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync, workers=server.workers)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
         self.dumps = Dumps(
             config.dumps.path,
