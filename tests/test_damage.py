@@ -200,6 +200,20 @@ def test_damage_up_to_the_end_of_a_segment(tmp_path: Path, *, is_seal_whole: boo
     assert aside.read_bytes().rstrip(b"\0") == data[len(frame(interception(0))) :].rstrip(b"\0")
 
 
+def test_much_damage_is_taken_in_pieces(tmp_path: Path) -> None:
+    """What is kept aside at once is bounded like what is read at once."""
+    for number in range(1, 9):
+        abandoned(tmp_path, random.Random(number).randbytes(1000), number)
+    abandoned(tmp_path, frame(interception(1)), number=9)
+    shelf = Shelf()
+    tail = Tail(tmp_path / "dead")
+    piece = tail.read(10, 2500, is_abandoned=True)
+    assert (piece.damaged, piece.is_full) == (3, True)
+    piece.advance()
+    shipper = ship_all(tmp_path, shelf)
+    assert (shelf.records, shipper.stats().damaged) == ([interception(1)], 5)
+
+
 def test_a_lost_seal_loses_nothing(tmp_path: Path) -> None:
     """A segment that just ends, with another one behind it, is gone on from."""
     abandoned(tmp_path, frame(interception(0)))

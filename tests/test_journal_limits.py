@@ -250,6 +250,31 @@ def test_a_rotation_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pyte
     assert [record.interception_id for record in in_loop(scenario)] == [f"i{n}" for n in range(10)]
 
 
+def test_a_segment_whose_folder_cannot_be_synced_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made again when there is need for it, and the row of segments has no hole."""
+
+    def broken(_folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    async def scenario() -> list[AnyRecord]:
+        journal = Journal(tmp_path, max_bytes=1 << 30, sync="interval")
+        for number in range(7):
+            await kept(journal, [prompt(number, "x" * 1_000_000)])
+        with monkeypatch.context() as patch, structlog.testing.capture_logs():
+            patch.setattr(journals, "sync_folder", broken)
+            for number in range(5):
+                with pytest.raises(NotRecordable, match="no room"):
+                    await kept(journal, [interception(number), prompt(number, "x" * 1_400_000)])
+        await kept(journal, [prompt(7, "x" * 1_400_000)])
+        names = sorted(path.name for path in (tmp_path / journal.worker).glob("*.seg"))
+        assert names == ["00000001.seg", "00000002.seg"]
+        records = read_all(Tail(tmp_path / journal.worker))
+        journal.close()
+        return records
+
+    assert [record.interception_id for record in in_loop(scenario)] == [f"i{n}" for n in range(8)]
+
+
 def gone(how: str, folder: Path, journal: Journal) -> None:
     """Have the journal of a running worker vanish."""
     if how == "the worker's folder":
@@ -285,7 +310,7 @@ def test_a_journal_that_has_vanished_takes_nothing_new(
                 await kept(journal, [interception(2)])
             journal.end([end(1)])
             await asyncio.sleep(0)
-        assert [line["event"] for line in logs] == ["journal_lost"]
+        assert [line["event"] for line in logs] == ["journal_vanished"]
         journal.close()
 
     in_loop(scenario)

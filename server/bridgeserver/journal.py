@@ -274,10 +274,16 @@ class Journal:
         return self._number - self._oldest + 1
 
     def _add_segment(self) -> int:
-        descriptor = allocate(segment_path(self._folder, self._number + 1), SEGMENT_BYTES)
+        path = segment_path(self._folder, self._number + 1)
+        descriptor = allocate(path, SEGMENT_BYTES)
+        try:
+            if self._sync != "none":
+                sync_folder(self._folder)
+        except OSError:
+            os.close(descriptor)
+            path.unlink()  # a segment that is not used must not stand in the row
+            raise
         self._number += 1
-        if self._sync != "none":
-            sync_folder(self._folder)
         return descriptor
 
     def _watch(self) -> None:
@@ -292,7 +298,7 @@ class Journal:
         except OSError:  # nothing is known now
             return
         if self.is_lost and not was_lost:
-            log.error("journal_lost", folder=str(self._folder), action="new requests are refused")
+            log.error("journal_vanished", folder=str(self._folder), action="new requests are refused")
 
     def _sync_now(self) -> None:
         self._sync_timer = None

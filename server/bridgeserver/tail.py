@@ -82,6 +82,7 @@ class _Reading:
     def go_on(self, gap: Gap) -> None:
         self.gaps.append(gap)
         self.number, self.offset = gap.then
+        self._bytes_left -= len(gap.data)
 
 
 class Tail:
