@@ -21,6 +21,7 @@ from bridgeserver.batches import BYTES, GROWTH, RECORDS
 from bridgeserver.errors import StoreError, StoreUnavailable
 from bridgeserver.journal import Journal, frame
 from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
+from bridgeserver.registry import journal_id
 from bridgeserver.shipper import Shipper
 from bridgeserver.status import ShippingStatus
 from bridgeserver.store import open_store, sqlite
@@ -182,10 +183,10 @@ def test_a_disk_that_is_full_keeps_what_would_be_kept_aside(tmp_path: Path, monk
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
+    journal_id(tmp_path)
     shipper = Shipper(tmp_path, shelf)
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(os, "fsync", full)
-        patch.setattr("bridgeserver.registry.journal_id", lambda _folder: "j")
         assert shipper.attempt() is None
         assert "No space left on device" in str(logs)
     shelf.records.clear()
