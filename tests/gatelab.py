@@ -447,9 +447,9 @@ class GateLab:
     def records(self) -> list[AnyRecord]:
         """Return the records that were made since the last time."""
         self.settle()
-        records, advance = self._tail.read(1_000_000)
-        advance()
-        return records
+        piece = self._tail.read(1_000_000)
+        piece.advance()
+        return piece.records
 
     def kept(self) -> Kept:
         """Return what was recorded of the one interception that there was since the last time."""

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from bridgeserver.counting import Counters
 from bridgeserver.records import (
     AnyRecord,
     ContinuedResponse,
@@ -17,6 +18,7 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
+from bridgeserver.traffic import Series, Traffic
 
 
 def interception(
@@ -107,6 +109,11 @@ TABLES = (
     "continued_responses",
     "sessions",
 )
+
+
+def series() -> Series:
+    """Return what counts requests of one kind."""
+    return Traffic(Counters()).series("main", "/v1/chat/completions", "m", "Codex", "u")
 
 
 def tables(path: Path, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:

@@ -15,7 +15,7 @@ import structlog
 from bridgeserver.admin import APPLIED, PROVIDERS, Admin
 from bridgeserver.asks import MAX_BODY_BYTES, Answer, Ask
 from bridgeserver.sealing import Vault
-from bridgeserver.status import ProviderStatus, ReloadStatus, WorkerStatus
+from bridgeserver.status import ProviderStatus, ReloadStatus, ShippingStatus, WorkerStatus
 from bridgeserver.store import open_store
 
 ACTOR = "user alice, key k1"
@@ -136,7 +136,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     store.upgrade()
     state = FakeReloader(store)
     vault = Vault([bytes(range(32))])
-    yield Lab(Admin(store, vault, state, lambda: Counter(pool_hits=41)), store, state)
+    shipping = ShippingStatus(lag_s=1.5, records=7)
+    yield Lab(Admin(store, vault, state, lambda: Counter(pool_hits=41), lambda: shipping), store, state)
     store.close()
 
 
@@ -596,7 +597,7 @@ def test_the_detail_of_readiness(lab: Lab) -> None:
     answer = lab.ask("GET", "/-/readyz")
     detail = read(answer)
     assert answer.status == 200
-    assert {name: value for name, value in detail.items() if name not in {"providers", "workers"}} == {
+    assert {name: value for name, value in detail.items() if name not in {"providers", "workers", "shipping"}} == {
         "ready": True,
         "generation": 2,
         "published": "2025-11-24T16:00:00.500000Z",
@@ -607,6 +608,7 @@ def test_the_detail_of_readiness(lab: Lab) -> None:
         "store_error": None,
         "mcp_servers": [],
     }
+    assert detail["shipping"] == msgspec.to_builtins(ShippingStatus(lag_s=1.5, records=7))
     assert detail["workers"] == [{"pid": 4711, "generation": 1, "ready": True, "reason": ""}]
     assert {provider["name"]: provider["status"] for provider in detail["providers"]} == {
         "from-file": "enabled",

@@ -17,7 +17,7 @@ from bridgeserver.config import McpServerConfig
 from bridgeserver.fakeprovider import running
 from bridgeserver.merging import merge_servers
 from bridgeserver.sealing import Vault
-from bridgeserver.status import McpServerStatus, ReloadStatus
+from bridgeserver.status import McpServerStatus, ReloadStatus, ShippingStatus
 from bridgeserver.store import Store, open_store
 from bridgeserver.verdict import judge_servers
 from mcplab import McpServer
@@ -101,7 +101,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     store.create_key("ann", "", is_admin=False, actor="tests")
     vault = Vault([bytes(32)])
     state = FakeReloader(store, vault)
-    yield Lab(Admin(store, vault, state, dict), store, state)
+    yield Lab(Admin(store, vault, state, dict, ShippingStatus), store, state)
     store.close()
 
 
@@ -199,7 +199,7 @@ def test_what_is_stored_and_not_in_force_says_so(lab: Lab) -> None:
     assert (answer.status, answer.headers[APPLIED]) == (201, "false")
     assert (read(answer)["status"], read(answer)["status_reason"]) == ("error", "the workers do not have it yet")
     state = FakeReloader(lab.store, Vault([b"x" * 32]))
-    admin = Admin(lab.store, Vault([bytes(32)]), state, dict)
+    admin = Admin(lab.store, Vault([bytes(32)]), state, dict, ShippingStatus)
     view = read(admin.answer(Ask("GET", f"{MCP_SERVERS}/wiki", "", b"", ACTOR)))
     assert (view["status"], "store.encryption_key" in view["status_reason"]) == ("error", True)
     detail = read(admin.answer(Ask("GET", "/-/readyz", "", b"", ACTOR)))["mcp_servers"]

@@ -16,7 +16,7 @@ from bridgeserver.admin import USERS, Admin
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.status import McpServerStatus, ReloadStatus
+from bridgeserver.status import McpServerStatus, ReloadStatus, ShippingStatus
 from bridgeserver.store import Store, open_store
 
 ACTOR = "user root, key k1"
@@ -69,7 +69,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     store.upgrade()
     for name in NAMES:
         store.create_key(name, "", is_admin=False, actor="tests")
-    yield Lab(Admin(store, Vault([bytes(32)]), FakeReloader(), dict), store)
+    yield Lab(Admin(store, Vault([bytes(32)]), FakeReloader(), dict, ShippingStatus), store)
     store.close()
 
 
@@ -205,7 +205,7 @@ def test_other_methods_are_405(lab: Lab) -> None:
 
 def test_without_a_sealing_key_nothing_is_stored(lab: Lab) -> None:
     """As with a provider's keys."""
-    admin = Admin(lab.store, Vault([]), FakeReloader(), dict)
+    admin = Admin(lab.store, Vault([]), FakeReloader(), dict, ShippingStatus)
     answer = admin.answer(Ask("PUT", WIKI, "", json.dumps({"token": TOKEN}).encode(), ACTOR))
     status, message = refused(answer)
     assert (status, "store.encryption_key" in message) == (500, True)

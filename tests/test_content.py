@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 import samples
-from bridgeserver.counting import Counters
 from bridgeserver.journal import Journal
 from bridgeserver.recorder import UsageRecorder
 from bridgeserver.records import AnyRecord, ToolUse
 from bridgeserver.tools.tool import Tool
-from bridgeserver.traffic import Traffic
 from bridgeserver.weaving import Call
 from gatelab import PROVIDERS, GateLab, MakeLab, answer, stream
 
@@ -106,8 +104,7 @@ def test_calls_of_the_gateways_tools_keep_their_names() -> None:
             kept.append(record)
 
     tool = Tool("bmcp_wiki_ask", "ask", "wiki", "http://wiki", "", {})
-    series = Traffic(Counters()).series("wiki", "/v1/messages", "m", "Unknown", "u")
-    recorder = UsageRecorder(Kept(), samples.interception(), series)
+    recorder = UsageRecorder(Kept(), samples.interception(), samples.series())
     recorder.injected_tool(Call("c", tool, f'{{"q": "{SECRET}"}}'), "r", "no such page", 1500, SECRET)
     (use,) = kept
     assert isinstance(use, ToolUse)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,95 +14,15 @@ import msgspec
 import pytest
 
 import samples
+from bridgeserver import batches, frames
 from bridgeserver import journal as journals
 from bridgeserver import shipper as shippers
-from bridgeserver import tail as tails
-from bridgeserver.errors import NotRecordable, StoreError
-from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, frame, segment_path
-from bridgeserver.records import AnyRecord, Interception, InterceptionEnd, UserPrompt
+from bridgeserver.errors import NotRecordable
+from bridgeserver.journal import FRAME, RESERVE_BYTES, SEGMENT_BYTES, Journal, frame
+from bridgeserver.records import AnyRecord, Interception, InterceptionEnd
 from bridgeserver.shipper import Shipper
 from bridgeserver.tail import Tail
-
-
-def interception(number: int, worker: str = "w") -> Interception:
-    """Return a record with an id of its own."""
-    return Interception(
-        id=f"i{number}",
-        user_id="u",
-        key_id="k",
-        provider="openai",
-        provider_name="openai",
-        protocol="chat",
-        model="m",
-        streaming=False,
-        client="Unknown",
-        user_agent="",
-        session_id=None,
-        correlating_tool_call_id=None,
-        credential_kind="centralized",
-        credential_hint="",
-        worker=worker,
-        started_at=1000 + number,
-    )
-
-
-def prompt(number: int, text: str) -> UserPrompt:
-    """Return the prompt of interception *number*."""
-    return UserPrompt(f"i{number}", 1, text, truncated=False, created_at=1000 + number)
-
-
-def end(number: int) -> InterceptionEnd:
-    """Return the end of interception *number*."""
-    return InterceptionEnd(f"i{number}", "completed", 200, None, None, 1, 2000 + number)
-
-
-class Shelf:
-    """A store that keeps what it is given, and fails when it is told to."""
-
-    def __init__(self) -> None:
-        self.records: list[AnyRecord] = []
-        self.interrupted: list[tuple[str, int]] = []
-        self.open: list[str] = []
-        self.fails = False
-
-    def apply(self, records: Sequence[AnyRecord]) -> int:
-        if self.fails:
-            raise StoreError("the shelf is full")
-        self.records += records
-        return len(records)
-
-    def interrupt(self, worker: str, ended_at: int) -> int:
-        self.interrupted.append((worker, ended_at))
-        return 1
-
-    def open_workers(self) -> list[str]:
-        return self.open
-
-
-def read_all(tail: Tail) -> list[AnyRecord]:
-    """Return everything that a tail has to give."""
-    records, advance = tail.read(1_000_000)
-    advance()
-    return records
-
-
-def in_loop(scenario: Callable[[], Any]) -> Any:
-    """Run an async *scenario*."""
-    return asyncio.run(scenario())
-
-
-def kept(journal: Journal, records: Sequence[AnyRecord]) -> asyncio.Future[None]:
-    """Begin an interception; the result is done once it is kept, or raises why it is not."""
-    waiter = asyncio.get_running_loop().create_future()
-
-    def then(failure: NotRecordable | None) -> None:
-        if failure is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(failure)
-
-    journal.begin(records, then)
-    return waiter
+from journallab import Shelf, abandoned, end, in_loop, interception, kept, prompt, read_all
 
 
 @pytest.fixture
@@ -132,12 +51,12 @@ def test_records_arrive_in_order(tmp_path: Path, writes: list[int]) -> None:
         assert len(writes) == 1
         await other
         assert len(writes) == 1
+        writes.clear()
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
 
     assert in_loop(scenario) == [interception(1), prompt(1, "hé\x00\n"), interception(2), end(1)]
-    assert len(writes) == 1
 
 
 def test_one_who_fails_when_told_does_not_hold_up_the_others(tmp_path: Path) -> None:
@@ -166,9 +85,9 @@ def test_goes_on_in_the_next_segment_and_drops_what_is_shipped(tmp_path: Path) -
         tail = Tail(folder)
         before = len(list(folder.glob("*.seg")))
         count = 0
-        while found := tail.read(7)[0]:
+        while found := tail.read(7).records:
             count += len(found)
-            tail.read(7)[1]()
+            tail.read(7).advance()
         assert len(list(folder.glob("*.seg"))) < before
         journal.close()
         return before, count
@@ -262,12 +181,12 @@ def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path, monkeypa
         may_sync.set()
         await second
         assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        assert len(synced) == 1
         records = read_all(Tail(tmp_path / journal.worker))
         journal.close()
         return records
 
     assert in_loop(scenario) == [interception(0), interception(1)]
-    assert len(synced) == 1
 
 
 def test_room_is_not_counted_twice_when_a_frame_does_not_fit(tmp_path: Path) -> None:
@@ -409,15 +328,6 @@ def test_every_sync_policy_keeps_records(tmp_path: Path, sync: journals.Sync) ->
     assert len(synced) == (sync == "always")
 
 
-def abandoned(folder: Path, data: bytes, number: int = 1) -> Path:
-    """Make the folder of a dead worker whose segment holds *data*."""
-    worker = folder / "dead"
-    worker.mkdir(exist_ok=True)
-    (worker / "lock").touch()
-    segment_path(worker, number).write_bytes(data.ljust(1 << 16, b"\0"))
-    return worker
-
-
 def test_ships_leftovers_and_ends_what_was_open(tmp_path: Path) -> None:
     """A folder without a living worker is shipped, its open interceptions are ended, and it is removed."""
     folder = abandoned(tmp_path, frame(interception(1)) + frame(interception(2)) + frame(end(1)))
@@ -458,7 +368,7 @@ def test_frames_of_any_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     records: list[AnyRecord] = [interception(1), prompt(1, "x" * 300), end(1), interception(2), end(2)]
     folder = abandoned(tmp_path, frame(*records[:2]) + b"".join(map(frame, records[2:])))
     for size in range(FRAME.size, 700):
-        monkeypatch.setattr(tails, "READ_BYTES", size)
+        monkeypatch.setattr(frames, "READ_BYTES", size)
         assert read_all(Tail(folder)) == records
 
 
@@ -486,7 +396,9 @@ def test_damage_in_the_middle_is_kept_aside(tmp_path: Path) -> None:
     while shipper.ship():
         pass
     assert shelf.records == [interception(1), interception(3)]
-    assert [path.name for path in tmp_path.iterdir()] == ["dead-00000001.damaged"]
+    (kept,) = tmp_path.glob("dead*")
+    assert kept.name == f"dead-00000001-{len(frame(interception(1)))}.damaged"
+    assert kept.read_bytes() == damaged[len(frame(interception(1))) :]
 
 
 def test_a_failing_store_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -532,7 +444,8 @@ def test_records_gather_between_passes(tmp_path: Path, monkeypatch: pytest.Monke
             stopped.set()
             return True
 
-    monkeypatch.setattr(shippers, "BATCH_RECORDS", 3)
+    monkeypatch.setattr(batches, "RECORDS", 3)
+    monkeypatch.setattr(batches, "GROWTH", 1)
     shipper = Shipper(tmp_path, shelf)
     monkeypatch.setattr(shipper, "_stopping", Bell())
     shipper.start()
@@ -573,7 +486,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_journal import interception, kept
+from journallab import interception, kept
 from bridgeserver.journal import Journal
 
 async def main():

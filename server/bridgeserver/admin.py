@@ -22,6 +22,7 @@ from bridgeserver.provider_catalog import ProviderCatalog
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.server_catalog import ServerCatalog
+from bridgeserver.status import ShippingStatus
 from bridgeserver.store import Store
 from bridgeserver.store.instants import iso
 from bridgeserver.store.stored import UserToken
@@ -70,6 +71,7 @@ class Admin:
         vault: Vault,
         state: State,
         counters: Callable[[], Mapping[str, float]],
+        shipping: Callable[[], ShippingStatus],
         further: Sequence[metrics.Families] = (),
     ) -> None:
         self._store = store
@@ -77,6 +79,7 @@ class Admin:
         self._state = state
         self._counters = counters
         self._further = further
+        self._shipping = shipping
         self._routes = (
             Route("/-/readyz", {"GET": self._readiness}),
             Route("/-/metrics", {"GET": self._metrics}),
@@ -132,6 +135,7 @@ class Admin:
             "providers": status.providers,
             "mcp_servers": status.mcp_servers,
             "workers": status.workers,
+            "shipping": self._shipping(),
         }
         return _json(200 if status.is_ready else 503, detail)
 

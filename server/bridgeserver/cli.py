@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bridgeserver import provider_commands, store_commands, tool_commands
+from bridgeserver import journal_command, provider_commands, store_commands, tool_commands
 from bridgeserver.config import DEFAULT_FILE, render
 from bridgeserver.console import (
     ACTOR,
@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add_config(records)
     records.add_argument("--follow", action="store_true", help="print interceptions as they end")
     records.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    journal_command.add_to(add("journal", journal_command.show, "Show what waits for the store."))
 
     fake = add("fake-provider", _fake_provider, "Serve scripted answers in the three protocols.")
     fake.add_argument("--host", default="127.0.0.1")

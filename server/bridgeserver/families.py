@@ -115,6 +115,9 @@ FAMILIES = {
         "Responses whose cost is not known: the model has no price, or the counts cannot be.",
         ("provider", "provider_type", "model"),
     ),
+    "journal_records_dropped": Family(
+        "journal_records_dropped", "counter", "Records of running requests for which the journal had no room."
+    ),
     "injected_tool_invocations": Family(
         "injected_tool_invocations",
         "counter",

@@ -137,7 +137,14 @@ class Recorder:
             error_message, _ = clip(error_message, 1024)
         self._last.append(
             InterceptionEnd(
-                self.id, status, http_status, error_type, error_message, attempts, now_us(), credential_hint
+                self.id,
+                status,
+                http_status,
+                error_type,
+                error_message,
+                attempts,
+                max(now_us(), self._interception.started_at),  # the clock may have been set back
+                credential_hint,
             )
         )
         self._journal.end(self._last)

@@ -66,3 +66,25 @@ class ReloadStatus(msgspec.Struct, frozen=True):
     def is_ready(self) -> bool:
         """Whether any worker may be sent a request: there is one, and all of them are ready."""
         return bool(self.workers) and all(worker.ready for worker in self.workers)
+
+
+class ShippingStatus(msgspec.Struct, frozen=True):
+    """How far the records are on their way to the store; what is counted is since the start of the gateway."""
+
+    lag_s: float = 0.0
+    """For how long the store has not taken all that waits; 0 while it does."""
+    journal_bytes: int = 0
+    """Written and not in the store yet, of all workers."""
+    segments: int = 0
+    """Files that hold it, those allocated ahead included."""
+    records: int = 0
+    """Taken to the store."""
+    batches: int = 0
+    batch_s: float = 0.0
+    """Time spent in the batches that the store took."""
+    refused: int = 0
+    """Records that the store refused for what they are, and that were kept aside."""
+    damaged: int = 0
+    """Frames, and records in them, that could not be read, and that were kept aside."""
+    failures: int = 0
+    """Passes in which the store, or a journal, failed."""

@@ -38,6 +38,7 @@ from bridgeserver.purge import Purger
 from bridgeserver.reload import Look, Reloader, Source
 from bridgeserver.sealing import open_vault
 from bridgeserver.shipper import Shipper
+from bridgeserver.shipping_metrics import families as shipping_families
 from bridgeserver.store import open_store
 from bridgeserver.worker import Place
 from bridgeserver.workers import Workers
@@ -84,16 +85,24 @@ class Supervisor:
             store = open_store(config.store.url, is_durable=config.journal.sync != "none")
             cleanup.callback(store.close)
             vault = open_vault(config.store, store.path)
-            self._shipper = Shipper(journal, store)
+            self._shipper = Shipper(journal, store, lost_after_s=config.journal.lost_after_s)
             self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
             cleanup.callback(self._control.close)
             reloader = Reloader(config, self._look, self._source, store, vault, self._control)
             self._reloader = reloader
             # What other parts of the parent tell Prometheus.
-            further: list[Families] = [partial(journal_limit, config.journal.max_bytes)]
+            further: list[Families] = [
+                partial(journal_limit, config.journal.max_bytes),
+                lambda: shipping_families(self._shipper.stats()),
+            ]
             self._admin = Admin(
-                store, vault, reloader, lambda: {**self._control.totals(), **store.prices.unpriced()}, further
+                store,
+                vault,
+                reloader,
+                lambda: {**self._control.totals(), **store.prices.unpriced()},
+                self._shipper.stats,
+                further,
             )
             reloader.start()
             cleanup.callback(reloader.stop)

@@ -93,7 +93,7 @@ class Worker:
         )
         self.keyring = Keyring(self._reader, self._executor, server.identity_grace_s, on_forget=self.pool.drop)
         share = config.journal.max_bytes // server.workers
-        self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync)
+        self.journal = Journal(place.journal, max_bytes=share, sync=config.journal.sync, workers=server.workers)
         self.ownership = Ownership(self.journal, self._reader, self._executor)
         self.dumps = Dumps(
             config.dumps.path,
@@ -161,6 +161,8 @@ class Worker:
             return "the store cannot be read"
         if self._lag_s > self._max_lag_s:
             return f"records have not reached the store for {self._lag_s:.0f} s"
+        if self.journal.is_lost:
+            return "the folder of the journal is gone"
         return ""
 
     @property
@@ -221,6 +223,7 @@ class Worker:
             "pool_uncached": stats.uncached,
             "pool_shut_down": stats.shut_down,
             "pool_forced": stats.forced,
+            "journal_records_dropped": self.journal.dropped,
         }
         kept_elsewhere |= {f"pool_evicted.{cause.value}": count for cause, count in stats.evicted.items() if count}
         if self.tracing is not None:

@@ -24,6 +24,7 @@ JournalSize = Annotated[int, Meta(ge=1 << 20, le=1 << 50, description="bytes, fr
 Failures = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000; 0 is off")]
 Probes = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, more than 0 and at most 86400")]
+LongSeconds = Annotated[float, Meta(ge=60, le=31_536_000, description="seconds, from 60 to 31536000")]
 Pause = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86400")]
 
 Host = Annotated[
@@ -242,6 +243,7 @@ class JournalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description='"none", "interval" or "always"'),
     ] = "none"
     on_store_failure: Annotated[Literal["spool", "reject"], Meta(description='"spool" or "reject"')] = "spool"
+    lost_after_s: LongSeconds = 86_400.0
 
 
 class RecordsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -223,7 +223,7 @@ def unknown(source: str, key: str, name: str, known: Iterable[str]) -> str:
 
 
 def _choices(known: list[str]) -> str:
-    return f"one of {', '.join(known)}" if len(known) <= 12 else "a name that docs/operations.md lists"
+    return f"one of {', '.join(known)}" if len(known) <= 15 else "a name that docs/operations.md lists"
 
 
 def _names(struct: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from bridgeserver.store import (
     shipping,
     upgrades,
     usertokens,
+    workers,
 )
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
@@ -107,6 +108,34 @@ class Store:
     def count_before(self, before: int) -> int:
         """Return how many interceptions began before that time."""
         return self._read(purging.count, before)
+
+    def renew_journal(self, journal: str, seen_at: int) -> bool:
+        """Note that a journal is there, and return whether it was unknown."""
+        return self._write(workers.renew_journal, journal, seen_at)
+
+    def other_journals(self, journal: str) -> list[tuple[str, int]]:
+        """Return the other journals, and when each was last heard of."""
+        return self._read(workers.other_journals, journal)
+
+    def end_journal(self, journal: str, seen_at: int, ended_at: int) -> int | None:
+        """End all that a journal has left open, and forget it; None if it was heard of meanwhile, or is gone."""
+        return self._write(workers.end_journal, journal, seen_at, ended_at)
+
+    def register_worker(self, worker: str, journal: str) -> None:
+        """Note to which journal a worker belongs; the journal was renewed before."""
+        self._write(workers.register_worker, worker, journal)
+
+    def orphans(self, journal: str) -> list[str]:
+        """Return the workers of a journal, and those with open interceptions that belong to none."""
+        return self._read(workers.orphans, journal)
+
+    def end_worker(self, worker: str, ended_at: int) -> int:
+        """End every open interception of a dead worker, and forget it; return how many those were."""
+        return self._write(workers.end_worker, worker, ended_at)
+
+    def probe(self) -> None:
+        """Look whether the records can be read; raises StoreError if the database is broken."""
+        self._read(workers.probe)
 
     def records(
         self, *, limit: int | None = None, after: str | None = None, user: str | None = None
