@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridgeserver.config import checks, mcp
+from bridgeserver.config import checks, databases, mcp
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
@@ -69,8 +69,7 @@ class _Loader:
         dumps = values_of(sections["dumps"], DumpsConfig, self._converter)
         tools = values_of(sections["tools"], ToolsConfig, self._converter)
         if "url" in store:
-            database = folder / store["url"].removeprefix("sqlite:///")
-            store["url"] = f"sqlite:///{database}"
+            database = self._database(sections["store"], store, folder)
             journal.setdefault("path", Path(f"{database}.journal"))
             dumps.setdefault("path", Path(f"{database}.dumps"))
         server = self._server(sections["server"])
@@ -89,6 +88,15 @@ class _Loader:
             broken=tuple(broken),
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
         )
+
+    def _database(self, table: Table, values: Values, folder: Path) -> Path:
+        """Resolve the URL of the store; return what files beside the database are named after."""
+        path = databases.sqlite_path(values["url"])
+        if path is None:
+            self._note(table, (("url", *mistake) for mistake in databases.mistakes(values["url"])))
+            return folder / "bridgecore"
+        values["url"] = f"{databases.SQLITE}{folder / path}"
+        return folder / path
 
     def _server(self, table: Table) -> Values:
         values = values_of(table, ServerConfig, self._converter)
