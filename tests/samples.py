@@ -1,10 +1,10 @@
 """Records to store, and a look at what the store's tables hold."""
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
+from datetime import datetime
 from typing import Any
+
+from sqlalchemy import Connection, Row, text
 
 from bridgeserver.records import (
     AnyRecord,
@@ -17,6 +17,8 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
+from bridgeserver.store import Store
+from bridgeserver.store.schema import EPOCH, MICROSECOND
 
 
 def interception(
@@ -108,20 +110,38 @@ TABLES = (
 )
 
 
-def tables(path: Path, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
+def tables(store: Store, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of tables, in an order of their own, without the numbers of batches."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        found = {
-            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2")] for name in names
-        }
+
+    def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+        found = {name: connection.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")).all() for name in names}
+        return {name: list(map(_plain, rows)) for name, rows in found.items()}
+
+    found = store._database.read(read)
     for row in found.get("interceptions", []):
         del row["end_batch"]
     return found
 
 
-def empty(path: Path) -> None:
+def query(store: Store, sql: str, **parameters: object) -> list[tuple[Any, ...]]:
+    """Run one statement beside the operations of the store, and return its rows."""
+
+    def run(connection: Connection) -> list[tuple[Any, ...]]:
+        result = connection.execute(text(sql), parameters)
+        return [tuple(_plain(row).values()) for row in result] if result.returns_rows else []
+
+    return store._database.write(run)
+
+
+def empty(store: Store) -> None:
     """Remove all records."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        for name in TABLES:
-            connection.execute(f"DELETE FROM {name}")
+    for name in TABLES:
+        query(store, f"DELETE FROM {name}")
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    """Return a row with its instants as the store's own code has them."""
+    return {
+        name: (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
+        for name, value in row._mapping.items()
+    }

@@ -1,19 +1,18 @@
 """The database: where it may be, who may read it, and which schema it has."""
 
 import os
-import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Engine, inspect
 from sqlalchemy.schema import CreateTable
 
 import samples
@@ -35,28 +34,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Run one statement in a connection of its own."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(sql).fetchall()
-
-
-@contextmanager
-def transaction(path: Path) -> Generator[Connection]:
-    """Open a transaction beside the store."""
-    engine = open_engine(path, "NORMAL")
-    try:
-        with engine.begin() as connection:
-            yield connection
-    finally:
-        engine.dispose()
-
-
-@pytest.mark.parametrize("url", ["postgresql://user@host/db", "sqlite://", "sqlite:///", "a.db"])
+@pytest.mark.parametrize("url", ["mysql://user:hunter2@host/db", "sqlite://", "sqlite:///", "a.db"])
 def test_other_databases_are_refused(url: str) -> None:
-    """What is not a SQLite file is refused with a word on what this version has."""
-    with pytest.raises(StoreError, match="SQLite only"):
+    """What is neither a SQLite file nor on a PostgreSQL server is refused with a word on what there is."""
+    with pytest.raises(StoreError, match="sqlite:///FILE or postgresql://") as caught:
         open_store(url)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_relative_path_counts_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,21 +101,45 @@ def test_a_path_may_have_odd_characters(tmp_path: Path) -> None:
     store.close()
 
 
-def test_migrations_and_tables_agree(store: Store) -> None:
+@pytest.fixture
+def bare(bare_url: str) -> Iterator[Store]:
+    """A store of either engine that nothing was done to yet."""
+    store = open_store(bare_url)
+    yield store
+    store.close()
+
+
+def test_migrations_and_tables_agree(bare: Store) -> None:
     """The migrations make exactly the tables, columns and indexes that the code is written for."""
-    store.upgrade()
-    with transaction(store.path) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    assert store._database.is_current()
+    bare.upgrade()
+    assert (
+        bare._database.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+    )
+    assert bare._database.is_current()
 
 
-def test_partial_indexes_agree(store: Store, tmp_path: Path) -> None:
-    """The conditions of indexes agree as well, which Alembic does not compare."""
-    store.upgrade()
-    with transaction(tmp_path / "b.db") as connection:
-        metadata.create_all(connection)
-    sql = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
-    assert query(store.path, sql) == query(tmp_path / "b.db", sql)
+COLUMN = "table_name, column_name, column_default, generation_expression, data_type"
+DETAILS = {
+    "sqlite": ["SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"],
+    "postgresql": [
+        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        f"SELECT {COLUMN} FROM information_schema.columns WHERE table_schema = 'public'",
+    ],
+}
+
+
+def test_partial_indexes_agree(bare: Store, engine: str) -> None:
+    """The conditions of indexes and what is computed agree as well, which Alembic does not compare."""
+
+    def details() -> list[list[tuple[object, ...]]]:
+        found = [samples.query(bare, sql) for sql in DETAILS[engine]]
+        return [sorted(row for row in rows if "alembic_version" not in row) for rows in found]
+
+    bare._database.migrate(metadata.create_all)
+    expected = details()
+    bare._database.migrate(metadata.drop_all)
+    bare.upgrade()
+    assert details() == expected
 
 
 def test_the_named_revision_is_the_newest() -> None:
@@ -140,47 +147,51 @@ def test_the_named_revision_is_the_newest() -> None:
     assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [HEAD]
 
 
-def test_upgrading_twice_keeps_everything(store: Store) -> None:
+def test_upgrading_twice_keeps_everything(empty_store: Store) -> None:
     """A second upgrade finds nothing to do."""
-    store.upgrade()
-    store.apply(samples.whole())
-    before = samples.tables(store.path)
-    store.upgrade()
-    assert samples.tables(store.path) == before
+    empty_store.apply(samples.whole())
+    before = samples.tables(empty_store)
+    empty_store.upgrade()
+    assert samples.tables(empty_store) == before
 
 
-def test_upgrades_at_once_make_one_schema(store: Store) -> None:
-    """An upgrade that waited for another one finds nothing to do."""
-    store.upgrade()
-    with transaction(store.path) as connection:
-        upgrades.upgrade(connection)
-    assert query(store.path, "SELECT name, value FROM revisions ORDER BY name") == [
+def test_upgrades_at_once_make_one_schema(bare: Store) -> None:
+    """Of several processes that upgrade one makes the schema, and the others find nothing to do."""
+    stores = [open_store(bare.url) for _ in range(4)]
+    with ThreadPoolExecutor(len(stores)) as executor:
+        list(executor.map(lambda store: store._database.migrate(upgrades.upgrade), stores))
+    for store in stores:
+        store.close()
+    assert samples.query(bare, "SELECT name, value FROM revisions ORDER BY name") == [
         ("config_rev", 0),
         ("end_batch", 0),
         ("keys_rev", 0),
     ]
+    assert bare.revision() == HEAD
 
 
-def test_a_newer_schema_is_refused(store: Store) -> None:
+def test_a_newer_schema_is_refused(bare: Store) -> None:
     """A database of a later version is refused, and the message names both revisions."""
-    store.upgrade()
-    query(store.path, "UPDATE alembic_version SET version_num = '9999'")
+    bare.upgrade()
+    samples.query(bare, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match=f"'9999'.*'{HEAD}'"):
-        store.upgrade()
+        bare.upgrade()
 
 
-def test_an_upgrade_that_fails_leaves_nothing(store: Store) -> None:
+def test_an_upgrade_that_fails_leaves_nothing(bare: Store) -> None:
     """All migrations of an upgrade happen, or none."""
-    query(store.path, "CREATE TABLE user_prompts (it INTEGER)")
-    with pytest.raises(StoreError, match="user_prompts already exists"):
-        store.upgrade()
-    assert query(store.path, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("user_prompts",)]
+    samples.query(bare, "CREATE TABLE user_prompts (it INTEGER)")
+    with pytest.raises(StoreError, match=r'"?user_prompts"? already exists'):
+        bare.upgrade()
+    names = bare._database.read(lambda connection: inspect(connection).get_table_names())
+    assert (names, bare.revision()) == (["user_prompts"], None)
 
 
-def test_a_store_that_was_not_upgraded_says_so(store: Store) -> None:
+def test_a_store_that_was_not_upgraded_says_so(bare: Store) -> None:
     """Using an empty database fails in words, without the statement."""
+    assert bare.revision() is None
     with pytest.raises(StoreError, match="upgraded") as caught:
-        store.list_users()
+        bare.list_users()
     assert "SELECT" not in str(caught.value)
 
 
@@ -211,11 +222,14 @@ def test_durable_stores_sync(
 
 
 def test_workers_are_spared_the_heavy_packages() -> None:
-    """Importing the workers' side imports neither SQLAlchemy nor Alembic, and opening a store not yet Alembic."""
+    """The workers' side imports neither SQLAlchemy nor Alembic, and asyncpg only where it is used."""
     code = """
 import sys
 import bridgeserver.store.reader
-assert not {"sqlalchemy", "alembic"} & set(sys.modules)
+assert not {"sqlalchemy", "alembic", "asyncpg"} & set(sys.modules)
+bridgeserver.store.reader.Reader("postgresql://host/database")
+assert "asyncpg" in sys.modules
+assert "sqlalchemy" not in sys.modules
 from bridgeserver.store import open_store
 assert "sqlalchemy" in sys.modules
 assert "alembic" not in sys.modules

@@ -28,6 +28,7 @@ from bridgeserver import entry
 from bridgeserver.admin import Admin
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
+from bridgeserver.config.databases import sqlite_path
 from bridgeserver.control import ControlServer
 from bridgeserver.errors import BridgeError
 from bridgeserver.reload import Look, Reloader, Source
@@ -75,7 +76,7 @@ class Supervisor:
             # A journal that is synced must not be dropped for a commit that a power cut can undo.
             store = open_store(config.store.url, is_durable=config.journal.sync != "none")
             cleanup.callback(store.close)
-            vault = open_vault(config.store, store.path)
+            vault = open_vault(config.store, sqlite_path(store.url))
             self._shipper = Shipper(journal, store)
             self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
@@ -87,7 +88,7 @@ class Supervisor:
             cleanup.callback(reloader.stop)
             self._shipper.start()
             cleanup.callback(self._finish, journal)
-            self._serve(Place(store.path, journal, self._control.path), listeners)
+            self._serve(Place(store.url, journal, self._control.path), listeners)
 
     def _finish(self, journal: Path) -> None:
         """Ship what is left after the last worker has gone."""

@@ -15,6 +15,7 @@ from bridgecore import Guards
 from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
+from bridgeserver.config.databases import sqlite_path
 from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
 from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dumps
@@ -40,9 +41,9 @@ SWEEP_S = 1.0
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the parent put what its workers share."""
+    """Where the parent put what its workers share; *database* is the URL of the store."""
 
-    database: Path
+    database: str
     journal: Path
     control: Path
 
@@ -75,7 +76,7 @@ class Worker:
         # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
-        self._connector = Connector(UserTokens(self._reader, self._executor, config.store, place.database))
+        self._connector = Connector(UserTokens(self._reader, self._executor, config.store, sqlite_path(place.database)))
         self.pool = BridgePool(
             Generation(0, {}),
             self._connector.connect,

@@ -1,19 +1,11 @@
-"""Records into tables, many at a time, so that applying any of them again changes nothing.
+"""Records into tables, many at a time, so that applying any of them again changes nothing."""
 
-SQLAlchemy writes the statements, once. They are then run by the driver on plain tuples, because SQLAlchemy's
-own handling of parameters costs 5 µs a row, as much as SQLite needs to insert it.
-"""
-
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, Text, bindparam, case, func, select, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy import Connection, Table, Text, case, func, literal, select, update
 
 from bridgeserver.records import (
     AnyRecord,
@@ -26,18 +18,9 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
-from bridgeserver.store import revisions, schema
-from bridgeserver.store.schema import interceptions
-
-Row = tuple[Any, ...]
-
-PIECE_ROWS = 32
-BREATH_S = 50e-6
-"""How many rows are written at a time, and for how long the thread sleeps after them.
-
-A worker that has to answer on the same core would wait for the scheduler's next tick, 4 ms on many systems, if this
-went on in one piece.
-"""
+from bridgeserver.store import bulk, revisions, schema
+from bridgeserver.store.bulk import Row
+from bridgeserver.store.schema import Timestamp, interceptions
 
 
 class _Insert:
@@ -46,12 +29,8 @@ class _Insert:
     def __init__(
         self, kind: type[AnyRecord], table: Table, row: Callable[[Any], Row] = msgspec.structs.astuple
     ) -> None:
-        self.sql = _sql(insert(table).on_conflict_do_nothing(), kind.__struct_fields__)
+        self.statement = bulk.insert(table, kind.__struct_fields__)
         self.row = row
-
-
-def _sql(statement: UpdateBase, columns: Sequence[str]) -> str:
-    return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
 
 
 EXTRA = TokenUsage.__struct_fields__.index("extra")
@@ -77,14 +56,23 @@ _IS_OPEN = interceptions.c.ended_at.is_(None)
 _END_COLUMNS = [*InterceptionEnd.__struct_fields__[1:-1], "end_batch"]
 
 # The statement sets columns in their order in the table, so the hint comes first.
-_END = _sql(
-    update(interceptions)
-    .where(interceptions.c.id == bindparam("interception_id"), _IS_OPEN)
-    .values(credential_hint=func.coalesce(bindparam("last_hint", type_=Text), interceptions.c.credential_hint)),
-    ["credential_hint", *_END_COLUMNS],
+_END = bulk.update(
+    {
+        "last_hint": Text(),
+        **{name: interceptions.c[name].type for name in _END_COLUMNS},
+        "interception_id": Text(),
+    },
+    lambda given: (
+        update(interceptions)
+        .where(interceptions.c.id == given["interception_id"], _IS_OPEN)
+        .values(
+            credential_hint=func.coalesce(given["last_hint"], interceptions.c.credential_hint),
+            **{name: given[name] for name in _END_COLUMNS},
+        )
+    ),
 )
 
-_ENDED = _sql(insert(interceptions).on_conflict_do_nothing(), [*Interception.__struct_fields__, *_END_COLUMNS])
+_ENDED = bulk.insert(interceptions, [*Interception.__struct_fields__, *_END_COLUMNS])
 """Most requests begin and end within a batch: one statement stores both, and touches the indexes once."""
 
 
@@ -101,9 +89,8 @@ def apply(connection: Connection, records: Sequence[AnyRecord]) -> int:
     changed = 0
     if ends:
         changed, by_type[Interception] = _apply_ends(connection, by_type[Interception], ends)
-    for kind, group in by_type.items():
-        statement = _INSERTS[kind]
-        changed += _run(connection, statement.sql, [statement.row(record) for record in group])
+    for kind, insert in _INSERTS.items():  # always in this order: others may be writing the same rows
+        changed += insert.statement.run(connection, [insert.row(record) for record in by_type[kind]])
     return changed
 
 
@@ -128,18 +115,19 @@ def _apply_ends(
             hint = hints.get(interception.id, interception.credential_hint)
             last = msgspec.structs.replace(interception, credential_hint=hint)
             whole.append(msgspec.structs.astuple(last) + end_row)
-    added = _run(connection, _ENDED, whole)
+    added = _ENDED.run(connection, whole)
     changed = 2 * added
     if added == len(whole):
         # What was added is ended; an update would only look for it again.
         for row in whole:
             first.pop(row[0], None)
-    return changed + _run(connection, _END, [(hints.get(id_), *row, id_) for id_, row in first.items()]), still_open
+    return changed + _END.run(connection, [(hints.get(id_), *row, id_) for id_, row in first.items()]), still_open
 
 
 def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
     """End what *worker* left open, and return how many interceptions that were."""
     started_at = interceptions.c.started_at
+    given = literal(ended_at, Timestamp)
     batch = revisions.advance(connection, revisions.ENDS)
     return connection.execute(
         update(interceptions)
@@ -148,7 +136,7 @@ def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
             status="interrupted",
             error_type="gateway_stopped",
             error_message="the gateway process ended",
-            ended_at=case((started_at > ended_at, started_at), else_=ended_at),
+            ended_at=case((started_at > given, started_at), else_=given),
             end_batch=batch,
         ),
     ).rowcount
@@ -157,12 +145,3 @@ def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
 def open_workers(connection: Connection) -> list[str]:
     """Return the workers that have open interceptions."""
     return list(connection.execute(select(interceptions.c.worker).where(_IS_OPEN).distinct()).scalars())
-
-
-def _run(connection: Connection, sql: str, rows: list[Row]) -> int:
-    count = 0
-    for at in range(0, len(rows), PIECE_ROWS):
-        piece = rows[at : at + PIECE_ROWS]
-        count += connection.exec_driver_sql(sql, piece, execution_options={"preserve_rowcount": True}).rowcount
-        time.sleep(BREATH_S)
-    return count
