@@ -9,7 +9,7 @@ import pytest
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
-from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Report, Snapshot
+from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Look, Report, Snapshot
 from bridgeserver.errors import BridgeError
 from bridgeserver.secret import Secret
 from gateway import eventually
@@ -24,7 +24,7 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.heard: list[Any] = []
         self.refuses = False
-        self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Snapshot), self.hear))
+        self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Look, Snapshot), self.hear))
 
     def hear(self, message: Any) -> None:
         """Take a message; those about the lag come all the time."""
@@ -66,6 +66,23 @@ def test_a_worker_hears_of_the_generation_first_and_of_every_later_one() -> None
         assert server.totals() == {"counted": 1, "held": 1}
         await worker.client.close()
         await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
+
+    serve(run)
+
+
+def test_a_worker_is_told_to_look() -> None:
+    """When keys have changed, at once and each time."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        worker = Worker(server.path)
+        await worker.client.start()
+        server.look()
+        server.look()
+        while len(worker.heard) < 3:
+            await asyncio.sleep(0.01)
+        assert worker.heard[1:] == [Look(), Look()]
+        await worker.client.close()
 
     serve(run)
 

@@ -95,6 +95,28 @@ def test_a_cancelled_look_up_serves_the_others(store: Store) -> None:
     run(store, scenario)
 
 
+def test_a_hint_is_followed_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever says that keys have changed need not wait for the next look."""
+    monkeypatch.setattr("bridgeserver.identity.POLL_S", 3600.0)
+    token = store.create_key("ann", "", is_admin=False, actor="test")
+
+    async def scenario(keyring: Keyring, reader: CountingReader, _clock: Clock) -> None:
+        follower = asyncio.create_task(keyring.follow())
+        await keyring.authenticate(token, "a")
+        while not reader.forgotten:
+            await asyncio.sleep(0.01)
+        await keyring.authenticate(token, "a")
+        store.revoke_key(token.split("_")[1], actor="test")
+        keyring.look()
+        with pytest.raises(Unauthorized):
+            while True:
+                await keyring.authenticate(token, "a")
+                await asyncio.sleep(0.01)
+        follower.cancel()
+
+    run(store, scenario)
+
+
 @pytest.mark.parametrize("change", ["revoke", "disable"])
 def test_a_change_is_followed(store: Store, change: str) -> None:
     """A key that was revoked, or whose user was disabled, is refused although it was remembered."""

@@ -176,6 +176,14 @@ def test_the_owner_of_an_object_is_found(store: Store, reader: Reader) -> None:
     assert reader.find_object("other", "resp_1") is None
 
 
+def test_a_strange_id_is_an_id(store: Store, reader: Reader) -> None:
+    """A character that an engine has no room for is no failure, and finds what was stored with it."""
+    store.apply([samples.provider_object("resp\0", "alice")])
+    assert reader.find_object("main", "resp\0") == "alice"
+    assert reader.find_object("main\0", "resp\0") is None
+    assert reader.find_key("\0") is None
+
+
 def test_reading_does_not_wait_for_writing(store: Store, reader: Reader) -> None:
     """While a transaction is open a worker reads what was before, and afterwards what came of it."""
     seen = list[int]()

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bridgeserver import provider_commands, tool_commands
+from bridgeserver import provider_commands, store_commands, tool_commands
 from bridgeserver.config import DEFAULT_FILE, render
 from bridgeserver.console import (
     ACTOR,
@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
     tools = add("tools", tool_commands.list_tools, "Tools of MCP servers.")
     tool_commands.add_to(tools.add_subparsers(metavar="ACTION", required=True))
+
+    store = add("store", store_commands.upgrade, "The database.")
+    store_commands.add_to(store.add_subparsers(metavar="ACTION", required=True))
 
     records = add("records", _records, "Print interceptions.")
     add_config(records)

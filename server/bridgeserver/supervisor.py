@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -30,11 +30,12 @@ from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.config.databases import sqlite_path
 from bridgeserver.control import ControlServer
-from bridgeserver.errors import BridgeError
+from bridgeserver.errors import BridgeError, StoreUnavailable
 from bridgeserver.reload import Look, Reloader, Source
-from bridgeserver.sealing import open_vault
+from bridgeserver.sealing import open_vault, refuse_without_key
 from bridgeserver.shipper import Shipper
-from bridgeserver.store import open_store
+from bridgeserver.store import Store, open_store
+from bridgeserver.store.revisions import CONFIG, KEYS
 from bridgeserver.worker import Place
 from bridgeserver.workers import Workers
 
@@ -86,9 +87,25 @@ class Supervisor:
             self._admin = Admin(store, vault, reloader, self._control.totals)
             reloader.start()
             cleanup.callback(reloader.stop)
+            self._check_secrets(store)
+            cleanup.callback(store.listen(self._on_change))
             self._shipper.start()
             cleanup.callback(self._finish, journal)
             self._serve(Place(store.url, journal, self._control.path), listeners)
+
+    def _check_secrets(self, store: Store) -> None:
+        """Raise SealError if there are secrets, and neither a key nor a place for one to open them with."""
+        if not self._config.store.encryption_key and sqlite_path(store.url) is None:
+            with suppress(StoreUnavailable):  # what cannot be opened later is left out then, and named
+                if store.has_secrets():
+                    refuse_without_key()
+
+    def _on_change(self, revision: str) -> None:
+        """Have it looked at now; whoever follows it would find it within a quarter of a second anyway."""
+        if revision == CONFIG and self._reloader is not None:
+            self._reloader.look()
+        elif revision == KEYS:
+            self._control.look()
 
     def _finish(self, journal: Path) -> None:
         """Ship what is left after the last worker has gone."""

@@ -16,7 +16,7 @@ from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.config.databases import sqlite_path
-from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
+from bridgeserver.control import ControlClient, Drain, Lag, Look, Report, Snapshot
 from bridgeserver.counting import Counters
 from bridgeserver.dumps import Dumps
 from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
@@ -96,7 +96,9 @@ class Worker:
             self.journal, self.ownership, self.timeouts, Budget(ALL_BYTES), self.dumps, self.budget, self.counters
         )
         self._control = ControlClient(
-            place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
+            place.control,
+            self._report,
+            {Drain: self._drain, Look: self._look, Lag: self._note_lag, Snapshot: self._publish},
         )
         self._followers: list[asyncio.Task[None]] = []
 
@@ -158,6 +160,9 @@ class Worker:
         """Raise NotRecordable while records do not reach the store and the configuration asks to refuse then."""
         if self._lag_s > self._max_lag_s:
             raise NotRecordable(f"records have not reached the store for {self._lag_s:.0f} s")
+
+    def _look(self, _look: Look) -> None:
+        self.keyring.look()
 
     def _note_lag(self, lag: Lag) -> None:
         self._lag_s = lag.lag_s

@@ -196,6 +196,10 @@ class Store:
         """Return the stored providers with their secrets, all as of one revision."""
         return self._read(providers.load, vault)
 
+    def has_secrets(self) -> bool:
+        """Whether anything in the store is sealed."""
+        return self._read(providers.has_secrets) or self._read(usertokens.has_any)
+
     def set_user_token(self, vault: Vault, user: str, server: str, token: Secret, actor: str) -> UserToken:
         """Store a user's own token for an MCP server, in place of the one that is there.
 

@@ -53,6 +53,7 @@ def find(connection: Connection, id_or_name: str) -> StoredProvider:
 
 def create(connection: Connection, vault: Vault, fields: ProviderFields, actor: str) -> StoredProvider:
     """Store a provider; raises InvalidMembers with all mistakes, or Conflict if there is one of its name."""
+    revisions.hold(connection, revisions.CONFIG)
     given = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not UNSET}
     labels = {name: given.pop(name) for name in LABEL_LIMITS}
     values = _checked(fields.name, given | {"keys": _revealed(fields.keys)}, _label_mistakes(fields.name, labels))
@@ -77,6 +78,7 @@ def change(
     connection: Connection, vault: Vault, id_or_name: str, changes: ProviderChanges, actor: str
 ) -> StoredProvider:
     """Change a provider; raises NotFound, or InvalidMembers with all mistakes."""
+    revisions.hold(connection, revisions.CONFIG)
     row = _row(connection, id_or_name)
     given = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
     items: Sequence[KeyChange] | None = given.pop("api_keys", None)
@@ -107,6 +109,7 @@ def change(
 
 def remove(connection: Connection, id_or_name: str, actor: str) -> None:
     """Delete a provider and its secrets; its name is free again. Raises NotFound."""
+    revisions.hold(connection, revisions.CONFIG)
     row = _row(connection, id_or_name)
     revisions.advance(connection, revisions.CONFIG)
     connection.execute(delete(provider_keys).where(provider_keys.c.provider_id == row.id))
@@ -117,6 +120,7 @@ def remove(connection: Connection, id_or_name: str, actor: str) -> None:
 
 def enable(connection: Connection, name: str, *, enabled: bool, actor: str, file_names: Collection[str]) -> None:
     """Switch a provider: a stored one itself, one of the file by an override. Raises NotFound."""
+    revisions.hold(connection, revisions.CONFIG)
     row = connection.execute(_named(name)).first()
     if row is None:
         if name not in file_names:
@@ -132,6 +136,7 @@ def enable(connection: Connection, name: str, *, enabled: bool, actor: str, file
 
 def override(connection: Connection, name: str, *, enabled: bool, actor: str) -> None:
     """Switch the file's provider of that name until `reset`."""
+    revisions.hold(connection, revisions.CONFIG)
     if overrides(connection).get(name) is enabled:
         return
     revisions.advance(connection, revisions.CONFIG)
@@ -142,12 +147,20 @@ def override(connection: Connection, name: str, *, enabled: bool, actor: str) ->
 
 def reset(connection: Connection, name: str, actor: str) -> None:
     """End an override; raises NotFound if there is none."""
+    revisions.hold(connection, revisions.CONFIG)
     there = overrides(connection)
     if name not in there:
         raise NotFound(f"no override of provider {name!r} to end; there are: {', '.join(sorted(there)) or 'none'}")
     revisions.advance(connection, revisions.CONFIG)
     connection.execute(delete(provider_overrides).where(provider_overrides.c.name == name))
     auditing.write(connection, actor, "provider.reset", name)
+
+
+def has_secrets(connection: Connection) -> bool:
+    """Whether anything is sealed that providers need."""
+    if connection.execute(select(provider_keys.c.id).limit(1)).first() is not None:
+        return True
+    return any(map(settings.has_secrets, (row.settings for row in _rows(connection))))
 
 
 def overrides(connection: Connection) -> dict[str, bool]:
