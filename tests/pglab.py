@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -169,7 +170,7 @@ class PostgresLab:
         assert self._process.poll() is None, (self.folder / "log").read_text()
         # The last line of this file says so: https://www.postgresql.org/docs/current/app-postgres.html
         with suppress(FileNotFoundError):
-            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            lines = (self._data / "postmaster.pid").read_text().splitlines() or [""]
             return True if lines[0] == str(self._process.pid) and lines[-1].strip() == "ready" else None
         return None
 
@@ -206,8 +207,9 @@ def query(url: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
 
 
 def waited(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end."""
-    return asyncio.run(coroutine)
+    """Run a coroutine to its end, in a thread of its own: a store's work runs within a loop already."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
 
 
 def _other_user() -> int | None:

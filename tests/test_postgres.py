@@ -212,7 +212,7 @@ def test_closing_ends_what_waits(store: Store, url: str) -> None:
             thread = threading.Thread(target=lambda: failed.extend(together(lambda: store.disable_user("x", "t"))))
             thread.start()
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            eventually(lambda: connection.execute(text(waiting)).scalar() or None)
+            eventually(lambda: pglab.query(url, waiting)[0][0] or None)
             store.close()
             thread.join()
 

@@ -1,5 +1,6 @@
 """Connections to PostgreSQL by asyncpg alone, for the parent and its workers, and what their failures are called."""
 
+import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,6 +40,15 @@ async def connect(
         command_timeout=None if statement_s is None else statement_s * 1.25,
         server_settings={"application_name": APPLICATION, **limits, **settings},
     )
+
+
+async def cancel_others() -> None:
+    """End every other task of the loop, such as asking a server that is silent to cancel a statement."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # what was terminated is let go of in the next turn
 
 
 def failure(url: str, exc: BaseException, hint: str) -> StoreError:

@@ -52,7 +52,7 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except connecting.FAILURES as exc:
+            except Exception as exc:  # whatever it is, listening must go on
                 if self._retry_s == FIRST_RETRY_S:
                     log.info("listening_interrupted", database=self._database, reason=type(exc).__name__)
             await asyncio.sleep(self._retry_s)

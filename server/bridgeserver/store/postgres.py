@@ -176,17 +176,14 @@ class Postgres:
             return self._loop
 
     async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await connecting.cancel_others()
         with suppress(SQLAlchemyError, *connecting.FAILURES):
             async with asyncio.timeout(CLOSE_S):
                 await self._writing.dispose()
         for connection in self._connections:  # of a server that does not answer
             if not connection.is_closed():
                 connection.terminate()
-        await asyncio.sleep(0)  # what was terminated is let go of in the next turn
+        await connecting.cancel_others()
 
 
 def _driver_of(connection: PoolProxiedConnection) -> "asyncpg.Connection[Any]":

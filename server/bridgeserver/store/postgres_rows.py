@@ -73,5 +73,5 @@ class PostgresRows:
         if self._connection is not None:
             with suppress(*connecting.FAILURES):
                 loop.run_until_complete(self._connection.close(timeout=CLOSE_S))
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(connecting.cancel_others())
         loop.close()
