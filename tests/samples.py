@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, RowMapping, text
 
 from bridgeserver.records import (
     AnyRecord,
@@ -19,6 +19,10 @@ from bridgeserver.records import (
 )
 from bridgeserver.store import Store
 from bridgeserver.store.schema import EPOCH, MICROSECOND
+
+if TYPE_CHECKING:
+    from bridgeserver.store.postgres import Postgres
+    from bridgeserver.store.sqlite import Sqlite
 
 
 def interception(
@@ -110,14 +114,19 @@ TABLES = (
 )
 
 
+def database(store: Store) -> "Sqlite | Postgres":
+    """Return the engine behind a store, for what its operations do not do."""
+    return store._database  # pyright: ignore[reportPrivateUsage]
+
+
 def tables(store: Store, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of tables, in an order of their own, without the numbers of batches."""
 
     def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-        found = {name: connection.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")).all() for name in names}
-        return {name: list(map(_plain, rows)) for name, rows in found.items()}
+        found = {name: connection.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")) for name in names}
+        return {name: [_plain(row) for row in result.mappings()] for name, result in found.items()}
 
-    found = store._database.read(read)
+    found = database(store).read(read)
     for row in found.get("interceptions", []):
         del row["end_batch"]
     return found
@@ -128,9 +137,9 @@ def query(store: Store, sql: str, **parameters: object) -> list[tuple[Any, ...]]
 
     def run(connection: Connection) -> list[tuple[Any, ...]]:
         result = connection.execute(text(sql), parameters)
-        return [tuple(_plain(row).values()) for row in result] if result.returns_rows else []
+        return [tuple(_plain(row).values()) for row in result.mappings()] if result.returns_rows else []
 
-    return store._database.write(run)
+    return database(store).write(run)
 
 
 def empty(store: Store) -> None:
@@ -139,9 +148,8 @@ def empty(store: Store) -> None:
         query(store, f"DELETE FROM {name}")
 
 
-def _plain(row: Row[Any]) -> dict[str, Any]:
+def _plain(row: RowMapping) -> dict[str, Any]:
     """Return a row with its instants as the store's own code has them."""
     return {
-        name: (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
-        for name, value in row._mapping.items()
+        name: (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value for name, value in row.items()
     }

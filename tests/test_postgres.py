@@ -142,7 +142,16 @@ def test_a_migration_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) ->
     """The limit of statements is not one of migrations."""
     monkeypatch.setattr("bridgeserver.store.postgres.STATEMENT_S", 0.2)
     with closing(open_store(url)) as store:
-        store._database.migrate(lambda connection: connection.execute(text("SELECT pg_sleep(0.5)")).scalar())
+        samples.database(store).migrate(lambda connection: connection.execute(text("SELECT pg_sleep(0.5)")).scalar())
+
+
+@pytest.mark.parametrize(("more", "name"), [("", "bridgecore"), ("&application_name=west", "west")])
+def test_a_gateway_has_a_name(url: str, more: str, name: str) -> None:
+    """The server shows it with each connection, so that one sees whose they are."""
+    with closing(open_store(url + more)) as store, closing(Reader(url + more)) as reader:
+        reader.revision()
+        here = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+        assert {row[0] for row in samples.query(store, here)} == {name}
 
 
 def test_a_wrong_password_does_not_pass(postgres: PostgresLab) -> None:
@@ -186,7 +195,8 @@ def test_nothing_is_left_when_it_is_closed(postgres: PostgresLab, url: str) -> N
     store, reader = open_store(url), Reader(url)
     end = store.listen(lambda _name: None)
     with ThreadPoolExecutor(24) as executor:
-        list(executor.map(lambda _number: store.list_users(), range(200)))
+        for done in [executor.submit(store.list_users) for _ in range(200)]:
+            done.result()
     reader.revision()
     assert 3 <= connections(postgres, url) <= 8 + 1 + 1
     end()
@@ -216,7 +226,7 @@ def test_closing_ends_what_waits(store: Store, url: str) -> None:
             store.close()
             thread.join()
 
-        other._database.write(hold)
+        samples.database(other).write(hold)
     assert "was closed meanwhile" in str(failed[0])
 
 
@@ -233,9 +243,9 @@ def test_a_read_sees_one_moment_and_writes_nothing(store: Store) -> None:
             executor.submit(pglab.query, store.url, "UPDATE revisions SET value = 7").result()
         return [before, connection.execute(text("SELECT max(value) FROM revisions")).scalar()]
 
-    assert store._database.read(read) == [0, 0]
+    assert samples.database(store).read(read) == [0, 0]
     with pytest.raises(StoreError, match="read-only"):
-        store._database.read(lambda connection: connection.execute(text("DELETE FROM revisions")))
+        samples.database(store).read(lambda connection: connection.execute(text("DELETE FROM revisions")))
 
 
 def test_two_gateways_ship_the_same_objects(store: Store, url: str) -> None:

@@ -97,7 +97,7 @@ def test_a_path_may_have_odd_characters(tmp_path: Path) -> None:
     path = tmp_path / "50% of #1 ü.db"
     store = open_store(f"sqlite:///{path}")
     store.upgrade()
-    assert store._database.is_current()
+    assert samples.database(store).is_current()
     store.close()
 
 
@@ -113,9 +113,12 @@ def test_migrations_and_tables_agree(bare: Store) -> None:
     """The migrations make exactly the tables, columns and indexes that the code is written for."""
     bare.upgrade()
     assert (
-        bare._database.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+        samples.database(bare).read(
+            lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+        )
+        == []
     )
-    assert bare._database.is_current()
+    assert samples.database(bare).is_current()
 
 
 COLUMN = "table_name, column_name, column_default, generation_expression, data_type"
@@ -135,9 +138,9 @@ def test_partial_indexes_agree(bare: Store, engine: str) -> None:
         found = [samples.query(bare, sql) for sql in DETAILS[engine]]
         return [sorted(row for row in rows if "alembic_version" not in row) for rows in found]
 
-    bare._database.migrate(metadata.create_all)
+    samples.database(bare).migrate(metadata.create_all)
     expected = details()
-    bare._database.migrate(metadata.drop_all)
+    samples.database(bare).migrate(metadata.drop_all)
     bare.upgrade()
     assert details() == expected
 
@@ -159,7 +162,8 @@ def test_upgrades_at_once_make_one_schema(bare: Store) -> None:
     """Of several processes that upgrade one makes the schema, and the others find nothing to do."""
     stores = [open_store(bare.url) for _ in range(4)]
     with ThreadPoolExecutor(len(stores)) as executor:
-        list(executor.map(lambda store: store._database.migrate(upgrades.upgrade), stores))
+        for done in [executor.submit(samples.database(store).migrate, upgrades.upgrade) for store in stores]:
+            done.result()
     for store in stores:
         store.close()
     assert samples.query(bare, "SELECT name, value FROM revisions ORDER BY name") == [
@@ -183,7 +187,7 @@ def test_an_upgrade_that_fails_leaves_nothing(bare: Store) -> None:
     samples.query(bare, "CREATE TABLE user_prompts (it INTEGER)")
     with pytest.raises(StoreError, match=r'"?user_prompts"? already exists'):
         bare.upgrade()
-    names = bare._database.read(lambda connection: inspect(connection).get_table_names())
+    names = samples.database(bare).read(lambda connection: inspect(connection).get_table_names())
     assert (names, bare.revision()) == (["user_prompts"], None)
 
 

@@ -193,7 +193,7 @@ def test_reading_does_not_wait_for_writing(store: Store, reader: Reader) -> None
         with ThreadPoolExecutor(1) as executor:
             seen.append(executor.submit(reader.revision).result())
 
-    store._database.write(change)
+    samples.database(store).write(change)
     assert [*seen, reader.revision()] == [0, 7]
 
 

@@ -51,7 +51,7 @@ def explain(store: Store, statement: str, parameters: Any) -> list[str]:
         connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
         return [row[0].strip() for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)]
 
-    return store._database.write(run)
+    return samples.database(store).write(run)
 
 
 def test_a_record_has_exactly_these_fields(store: Store) -> None:

@@ -336,7 +336,7 @@ def test_a_database_of_the_first_revision_keeps_its_data(bare_url: str) -> None:
         command.upgrade(config, "0001")
 
     store = open_store(bare_url)
-    store._database.migrate(begin)
+    samples.database(store).migrate(begin)
     store.create_key("ann", "laptop", is_admin=True, actor="tester")
     store.apply([record for record in samples.whole() if not isinstance(record, TokenUsage | ToolUse)])
     at = "1000000" if bare_url.startswith("sqlite") else "'epoch'::timestamptz + interval '1 second'"

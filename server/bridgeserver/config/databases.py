@@ -62,7 +62,7 @@ def mistakes(url: str) -> Iterator[tuple[str, str]]:
     if not url.startswith(POSTGRESQL):
         return
     seen = set[str]()
-    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    for name, value in _members(url):
         if name not in MEMBERS:
             yield "a member that is not known", f"one of {', '.join(MEMBERS)} behind the ?"
         elif name in seen:
@@ -82,5 +82,14 @@ def place(url: str) -> str:
     if not url.startswith(POSTGRESQL):
         return url.removeprefix(SQLITE)
     parts = urlsplit(url)
-    servers = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+    servers = parts.netloc.rpartition("@")[2] or dict(_members(url)).get("host", "")
     return f"{parts.path.removeprefix('/')} at {servers}" if servers else parts.path.removeprefix("/")
+
+
+def has_member(url: str, name: str) -> bool:
+    """Whether a member stands behind the `?` of a URL."""
+    return name in dict(_members(url))
+
+
+def _members(url: str) -> list[tuple[str, str]]:
+    return parse_qsl(urlsplit(url).query, keep_blank_values=True)

@@ -107,7 +107,8 @@ def _arrays(kinds: Mapping[str, TypeEngine[Any]]) -> Values:
 
 def _instant(microseconds: ColumnElement[Any]) -> ColumnElement[Any]:
     # Exact: the product of a whole number below 2^53 and a microsecond is a whole number of them.
-    return literal_column("'epoch'::timestamptz") + microseconds * literal_column("interval '1 microsecond'")
+    epoch: ColumnElement[Any] = literal_column("'epoch'::timestamptz")
+    return epoch + microseconds * literal_column("interval '1 microsecond'")
 
 
 def _compiled(dialect: Any, statement: UpdateBase, names: Sequence[str]) -> str:

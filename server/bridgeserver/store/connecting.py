@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from bridgeserver.config.databases import place
+from bridgeserver.config.databases import has_member, place
 from bridgeserver.errors import StoreError, StoreUnavailable
 
 APPLICATION = "bridgecore"
@@ -33,12 +33,13 @@ async def connect(
 
     A server that does not answer any more is noticed a moment after it should have ended a statement by itself.
     """
+    names = {} if has_member(url, "application_name") else {"application_name": APPLICATION}
     limits = {"statement_timeout": str(int((statement_s or 0) * 1000))}
     return await asyncpg.connect(
         url,
         timeout=timeout_s,
         command_timeout=None if statement_s is None else statement_s * 1.25,
-        server_settings={"application_name": APPLICATION, **limits, **settings},
+        server_settings={**names, **limits, **settings},
     )
 
 

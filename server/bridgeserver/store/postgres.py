@@ -8,7 +8,7 @@ once, as plain functions, for this engine and for SQLite.
 import asyncio
 import atexit
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -201,5 +201,9 @@ def _make_storable(
 ) -> tuple[str, Any]:
     """Let no text keep a statement from being run, whoever it came from."""
     if executemany:
-        return statement, [tuple(map(storable, row)) for row in parameters]
-    return statement, tuple(map(storable, parameters))
+        return statement, [_storable(row) for row in parameters]
+    return statement, _storable(parameters)
+
+
+def _storable(row: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(storable(value) for value in row)
