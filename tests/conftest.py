@@ -9,8 +9,10 @@ import gatelab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider
+from bridgeserver.store import Store, open_store
 from gatelab import GateLab, MakeLab, Users
 from gateway import Gateway
+from pglab import PostgresLab
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +81,48 @@ def make_lab(users: Users, tmp_path: Path) -> Iterator[MakeLab]:
     yield make
     for lab in labs:
         lab.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresLab]:
+    """A PostgreSQL server for all tests; it runs when a test begins."""
+    lab = PostgresLab()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each of the engines that a store can have."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store_url(engine: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database of either engine, which may lack the schema until it is upgraded."""
+    if engine == "sqlite":
+        yield f"sqlite:///{request.getfixturevalue('tmp_path')}/a.db"
+        return
+    lab: PostgresLab = request.getfixturevalue("postgres")
+    with lab.database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_store(store_url: str) -> Iterator[Store]:
+    """A store of either engine with the schema and nothing else."""
+    store = open_store(store_url)
+    store.upgrade()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bare_url(engine: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of either engine without any table."""
+    if engine == "sqlite":
+        yield f"sqlite:///{request.getfixturevalue('tmp_path')}/a.db"
+        return
+    lab: PostgresLab = request.getfixturevalue("postgres")
+    with lab.bare_database() as url:
+        yield url

@@ -342,8 +342,8 @@ class GateLab:
         tree = load(file, environ or {}, {})
         self.loop = MemoryLoop()
         self.provider = self.loop.provider
-        place = Place(folder / "bridgecore.db", folder / "journal", folder / "control")
-        self.database = place.database
+        self.database = folder / "bridgecore.db"
+        place = Place(f"sqlite:///{self.database}", folder / "journal", folder / "control")
         shutil.copy(made, self.database)
         place.journal.mkdir()
         self._answers = deque[asyncio.Future[None]]()

@@ -3,16 +3,18 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+import samples
 from bridgeserver.store import open_store
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -185,11 +187,21 @@ def succeed(folder: Path, *arguments: str, typed: str = "") -> str:
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records in the store of *folder*."""
-    store = open_store(f"sqlite:///{folder}/bridgecore.db")
-    try:
+    with closing(open_store(store_url(folder))) as store:
         return list(store.records())
-    finally:
-        store.close()
+
+
+def tables(folder: Path, names: Sequence[str] = samples.TABLES) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of tables in the store of *folder*."""
+    with closing(open_store(store_url(folder))) as store:
+        return samples.tables(store, names)
+
+
+def store_url(folder: Path) -> str:
+    """Return which database the gateway of *folder* has: the one that its configuration names, or a file in it."""
+    config = folder / "bridgecore.toml"
+    named = re.search(r'^url = "(postgresql://.+)"$', config.read_text() if config.exists() else "", re.MULTILINE)
+    return named[1] if named else f"sqlite:///{folder}/bridgecore.db"
 
 
 def clean_environment() -> dict[str, str]:
@@ -232,11 +244,9 @@ enabled = false
 
 def make_key(folder: Path, user: str = "tester", *, is_admin: bool = False) -> str:
     """Make a key in the store of *folder*, and the store if there is none."""
-    store = open_store(f"sqlite:///{folder}/bridgecore.db")
-    store.upgrade()
-    key = store.create_key(user, "", is_admin=is_admin, actor="tests")
-    store.close()
-    return key
+    with closing(open_store(store_url(folder))) as store:
+        store.upgrade()
+        return store.create_key(user, "", is_admin=is_admin, actor="tests")
 
 
 def running(folder: Path, stderr: int | None = None) -> AbstractContextManager[Gateway]:

@@ -13,7 +13,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import gateway as gateways
-import samples
 from bridgeserver.config import McpServerConfig, ToolsConfig
 from bridgeserver.secret import Secret
 from bridgeserver.tools.session import ServerSession
@@ -105,7 +104,7 @@ headers = {{ X-Team = "blue" }}
 
 def recorded(gateway: Gateway, table: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what one record has in another table, in its order."""
-    rows = samples.tables(gateway.folder / "bridgecore.db", [table])[table]
+    rows = gateways.tables(gateway.folder, [table])[table]
     return sorted((row for row in rows if row["interception_id"] == record["id"]), key=lambda row: row["seq"])
 
 

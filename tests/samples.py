@@ -1,10 +1,10 @@
 """Records to store, and a look at what the store's tables hold."""
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, RowMapping, text
 
 from bridgeserver.counting import Counters
 from bridgeserver.records import (
@@ -18,7 +18,13 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
+from bridgeserver.store import Store
+from bridgeserver.store.schema import EPOCH, MICROSECOND
 from bridgeserver.traffic import Series, Traffic
+
+if TYPE_CHECKING:
+    from bridgeserver.store.postgres import Postgres
+    from bridgeserver.store.sqlite import Sqlite
 
 
 def interception(
@@ -116,26 +122,42 @@ def series() -> Series:
     return Traffic(Counters()).series("main", "/v1/chat/completions", "m", "Codex", "u")
 
 
-def tables(path: Path, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
+def database(store: Store) -> "Sqlite | Postgres":
+    """Return the engine behind a store, for what its operations do not do."""
+    return store._database  # pyright: ignore[reportPrivateUsage]
+
+
+def tables(store: Store, names: Sequence[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of tables, in an order of their own, without the numbers of batches."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        found = {
-            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2")] for name in names
-        }
+
+    def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+        found = {name: connection.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")) for name in names}
+        return {name: [_plain(row) for row in result.mappings()] for name, result in found.items()}
+
+    found = database(store).read(read)
     for row in found.get("interceptions", []):
         del row["end_batch"]
     return found
 
 
-def query(path: Path, sql: str, *values: str) -> list[tuple[Any, ...]]:
-    """Run one statement beside the store."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(sql, values).fetchall()
+def query(store: Store, sql: str, **parameters: object) -> list[tuple[Any, ...]]:
+    """Run one statement beside the operations of the store, and return its rows."""
+
+    def run(connection: Connection) -> list[tuple[Any, ...]]:
+        result = connection.execute(text(sql), parameters)
+        return [tuple(_plain(row).values()) for row in result.mappings()] if result.returns_rows else []
+
+    return database(store).write(run)
 
 
-def empty(path: Path) -> None:
+def empty(store: Store) -> None:
     """Remove all records."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        for name in TABLES:
-            connection.execute(f"DELETE FROM {name}")
+    for name in TABLES:
+        query(store, f"DELETE FROM {name}")
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    """Return a row with its instants as the store's own code has them."""
+    return {
+        name: (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value for name, value in row.items()
+    }

@@ -143,7 +143,7 @@ def test_a_server_is_made_shown_changed_and_deleted(lab: Lab) -> None:
     assert lab.ask("DELETE", f"{MCP_SERVERS}/{view['id']}") == Answer(204, b"", headers={APPLIED: "true"})
     assert list(lab.listed()) == ["filed"]
     sql = "SELECT actor, action FROM audit WHERE action LIKE 'mcp_server.%' ORDER BY rowid"
-    assert samples.query(lab.store.path, sql) == [
+    assert samples.query(lab.store, sql) == [
         (ACTOR, f"mcp_server.{action}") for action in ("create", "update", "delete")
     ]
 

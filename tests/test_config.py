@@ -757,11 +757,81 @@ def test_mistakes_show_no_secret(mistakes: Mistakes, members: str) -> None:
     assert "hunter2" not in found
 
 
-def test_store_password_is_not_shown(mistakes: Mistakes) -> None:
-    """The URL of a database that this version does not know is shown without its password."""
-    (found,) = mistakes('[store]\nurl = "postgresql://me:hunter2@db/bridge"')
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@db/bridge/more",
+        "postgresql://me:hunter2",
+        "postgresql://me:hunt@er2@db/bridge",
+        "postgresql://me:hunter2@db/",
+        "postgres://me:hunter2@db/bridge",
+        "postgresql://me:hunter2@db:port/bridge",
+        "postgresql://me:hunter2@db/bridge#fragment",
+        "postgresql://me:hun ter2@db/bridge",
+        "postgresql://me:hunter2%@db/bridge",
+    ],
+)
+def test_store_password_is_not_shown(mistakes: Mistakes, url: str) -> None:
+    """A URL that names no database is refused without its password, wherever that ends."""
+    (found,) = mistakes(f'[store]\nurl = "{url}"')
+    assert "hun" not in found
+    assert "er2" not in found
+    assert "postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in found
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "expected"),
+    [
+        ("ssl=hunter2", "a member that is not known", "one of host, port, sslmode,"),
+        ("sslmode=hunter2", "something else as sslmode", "disable, allow, prefer,"),
+        ("sslrootcert=hunter2", "something else as sslrootcert", "an absolute path"),
+        ("host=hunter2", "something else as host", "the folder of a socket"),
+        ("application_name=a&application_name=hunter2", "application_name a second time", "each member once"),
+        ("application_name=", "something else as application_name", "1 to 63 characters"),
+    ],
+)
+def test_members_of_a_postgresql_url(mistakes: Mistakes, query: str, found: str, expected: str) -> None:
+    """Each mistake behind the `?` is named, and no value is shown."""
+    (mistake,) = mistakes(f'[store]\nurl = "postgresql://me:hunter2@db/bridge?{query}"')
+    assert f"store.url: found {found}, expected {expected}" in mistake
+    assert "hunter2" not in mistake
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@db:5432/bridge?sslmode=verify-full&sslrootcert=/etc/ca.pem&application_name=west",
+        "postgresql://me@a:5432,b:5433/bridge?target_session_attrs=read-write",
+        "postgresql://me:p%40%2Fss@[::1]:5432/bridge",
+        "postgresql:///bridge?host=/run/postgresql",
+        "postgresql://127.0.0.1/bridge",
+    ],
+)
+def test_postgresql_urls_that_are_taken(read: Read, tmp_path: Path, url: str) -> None:
+    """The URL is kept as it is; the journal lies beside the configuration file."""
+    config = read(f'[store]\nurl = "{url}"')
+    assert config.store.url == url
+    assert config.journal.path == tmp_path / "bridgecore.journal"
+    assert config.dumps.path == tmp_path / "bridgecore.dumps"
+
+
+def test_a_store_url_may_be_a_reference(read: Read, mistakes: Mistakes, tmp_path: Path) -> None:
+    """It holds a password, so it may come from a variable or a file; what is wrong there is not shown."""
+    url = "postgresql://me:hunter2@db/bridge"
+    (tmp_path / "url").write_text(f"{url}\n")
+    assert read('[store]\nurl = "env:DATABASE"', {"DATABASE": url}).store.url == url
+    assert read('[store]\nurl = "file:url"').store.url == url
+    assert read("", {"BRIDGECORE_STORE__URL": "env:DATABASE", "DATABASE": url}).store.url == url
+    (found,) = mistakes('[store]\nurl = "env:DATABASE"', {"DATABASE": "mysql://me:hunter2@db/bridge"})
+    assert "store.url: found env:DATABASE, which holds something else, expected" in found
     assert "hunter2" not in found
-    assert "only SQLite is in this version" in found
+
+
+def test_a_printed_url_has_no_password(read: Read) -> None:
+    """`check --print` shows where the database is, and not how one gets in."""
+    printed = render(read('[store]\nurl = "postgresql://me:hunter2@db:5432/bridge?sslmode=require"'))
+    assert 'url = "postgresql://me:...@db:5432/bridge?sslmode=require"' in printed
+    assert "hunter2" not in printed
 
 
 def test_variable_with_a_secret_in_broken_json(mistakes: Mistakes) -> None:

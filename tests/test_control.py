@@ -11,7 +11,7 @@ import structlog
 
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig, ProviderConfig, ToolsConfig
-from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Report, Snapshot
+from bridgeserver.control import ControlClient, ControlServer, Drain, Lag, Look, Report, Snapshot
 from bridgeserver.errors import BridgeError
 from bridgeserver.secret import Secret
 from gateway import eventually
@@ -27,7 +27,7 @@ class Worker:
         self.heard: list[Any] = []
         self.refuses = False
         self.counters = {"counted": 1}
-        self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Snapshot), self.hear))
+        self.client = ControlClient(path, self.report, dict.fromkeys((Drain, Lag, Look, Snapshot), self.hear))
 
     def hear(self, message: Any) -> None:
         """Take a message; those about the lag come all the time."""
@@ -132,11 +132,28 @@ def test_a_report_that_fails_ends_nothing() -> None:
             return Report(1, 1, "", next(reports, nothing), nothing)
 
         reported = list[bool]()
-        worker.client = ControlClient(server.path, report, dict.fromkeys((Drain, Lag, Snapshot), worker.hear))
+        worker.client = ControlClient(server.path, report, dict.fromkeys((Drain, Lag, Look, Snapshot), worker.hear))
         await worker.client.start()
         with structlog.testing.capture_logs() as logged:
             await asyncio.to_thread(eventually, lambda: True if server.totals() == {"counted": 1} else None)
         assert [line["event"] for line in logged] == ["report_failed"]
+        await worker.client.close()
+
+    serve(run)
+
+
+def test_a_worker_is_told_to_look() -> None:
+    """When keys have changed, at once and each time."""
+
+    async def run(server: ControlServer) -> None:
+        server.publish(Snapshot(1, ()))
+        worker = Worker(server.path)
+        await worker.client.start()
+        server.look()
+        server.look()
+        while len(worker.heard) < 3:
+            await asyncio.sleep(0.01)
+        assert worker.heard[1:] == [Look(), Look()]
         await worker.client.close()
 
     serve(run)

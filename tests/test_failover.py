@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 import gateway as gateways
-import samples
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider, Fault, Script
 from bridgeserver.protocols.chat import Chat
@@ -86,7 +85,7 @@ def keys_of(fake: FakeProvider) -> list[str]:
 def hint_of(gateway: Gateway, answer: Answer) -> str:
     """Return the hint of the key in the record of an answer."""
     record = gateway.record(answer.headers["x-bridge-interception-id"])
-    rows = samples.tables(gateway.folder / "bridgecore.db", ["interceptions"])["interceptions"]
+    rows = gateways.tables(gateway.folder, ["interceptions"])["interceptions"]
     (row,) = [row for row in rows if row["id"] == record["id"]]
     return str(row["credential_hint"])
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from bridgeserver.errors import StoreError, TooManyRequests, Unauthorized
 from bridgeserver.identity import POLL_S, Caller, Keyring
 from bridgeserver.limits import FAILURES_PER_S
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 from bridgeserver.store.reader import KeyRow, Reader
 
 
@@ -28,8 +27,8 @@ class Clock:
 class CountingReader(Reader):
     """A reader that counts its look-ups, and fails when it is told to."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
         self.lookups = 0
         self.fails = False
         self.forgotten: list[Caller] = []
@@ -47,11 +46,9 @@ class CountingReader(Reader):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/test.db")
-    store.upgrade()
-    return store
+def store(empty_store: Store) -> Store:
+    """An empty store of either engine."""
+    return empty_store
 
 
 Scenario = Callable[[Keyring, CountingReader, Clock], Coroutine[Any, Any, None]]
@@ -61,14 +58,13 @@ def run(store: Store, scenario: Scenario, *, grace_s: float = 60) -> None:
     """Run *scenario* with a keyring on *store*."""
 
     async def body() -> None:
-        clock, reader = Clock(), CountingReader(store.path)
+        clock, reader = Clock(), CountingReader(store.url)
         with ThreadPoolExecutor(1) as executor:
             keyring = Keyring(reader, executor, grace_s, clock, on_forget=reader.forgotten.append)
             await scenario(keyring, reader, clock)
         reader.close()
 
     asyncio.run(body())
-    store.close()
 
 
 def test_simultaneous_look_ups_are_one_and_are_remembered(store: Store) -> None:
@@ -95,6 +91,28 @@ def test_a_cancelled_look_up_serves_the_others(store: Store) -> None:
         first.cancel()
         assert (await second).user_name == "ann"
         assert reader.lookups == 1
+
+    run(store, scenario)
+
+
+def test_a_hint_is_followed_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever says that keys have changed need not wait for the next look."""
+    monkeypatch.setattr("bridgeserver.identity.POLL_S", 3600.0)
+    token = store.create_key("ann", "", is_admin=False, actor="test")
+
+    async def scenario(keyring: Keyring, reader: CountingReader, _clock: Clock) -> None:
+        follower = asyncio.create_task(keyring.follow())
+        await keyring.authenticate(token, "a")
+        while not reader.forgotten:
+            await asyncio.sleep(0.01)
+        await keyring.authenticate(token, "a")
+        store.revoke_key(token.split("_")[1], actor="test")
+        keyring.look()
+        with pytest.raises(Unauthorized):
+            while True:
+                await keyring.authenticate(token, "a")
+                await asyncio.sleep(0.01)
+        follower.cancel()
 
     run(store, scenario)
 

@@ -200,7 +200,7 @@ def test_counts_that_cannot_be_are_cut_and_cost_nothing_known(store: Store, coun
     tokens[place] = count
     store.prices.configure([PriceConfig(model="m", input=1)], [])
     store.apply([samples.interception(), usage(*tokens)])
-    (row,) = samples.tables(store.path)["token_usages"]
+    (row,) = samples.tables(store)["token_usages"]
     found = [row[f"{name}_tokens"] for name in ("input", "output", "cache_read", "cache_write")]
     tokens[place] = min(max(count, 0), MAX_TOKENS)
     assert (found, row["input_price"], row["cost_micros"]) == (tokens, 1_000_000, None)
@@ -224,7 +224,7 @@ def test_costs_are_stored_with_their_prices(store: Store) -> None:
     late = msgspec.structs.replace(usage(10, 10), seq=9)
     store.apply([late])
     store.apply([samples.interception(), usage(10, 10, 10, 10), late])
-    rows = samples.tables(store.path)["token_usages"]
+    rows = samples.tables(store)["token_usages"]
     assert [[row[name] for name in Cost._fields] for row in rows] == [
         [1_000_000, 2_000_000, 3_000_000, 4_000_000, 100],
         [5_000_000, 0, 0, 0, 50],
@@ -251,7 +251,7 @@ def test_models_without_a_price_are_counted(store: Store) -> None:
         '{model="m",provider="main",provider_type="openai"} 2.0\n'
     )
     assert line in metrics.render(status, store.prices.unpriced()).decode()
-    assert [row["cost_micros"] for row in samples.tables(store.path)["token_usages"]] == [None, None]
+    assert [row["cost_micros"] for row in samples.tables(store)["token_usages"]] == [None, None]
 
 
 def test_a_batch_that_failed_counts_nothing(store: Store) -> None:

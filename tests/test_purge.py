@@ -49,14 +49,14 @@ def purged(store: Store, before: int) -> int:
 
 def left(store: Store) -> dict[str, list[str]]:
     """Return the ids of what is left, by table."""
-    found = samples.tables(store.path)
+    found = samples.tables(store)
     names = {name: [row["interception_id"] for row in found[name]] for name in CHILDREN}
     return names | {"interceptions": [row["id"] for row in found["interceptions"]]}
 
 
 def sessions(store: Store) -> list[tuple[Any, ...]]:
     """Return the rows of the sessions."""
-    return [tuple(row.values()) for row in samples.tables(store.path)["sessions"]]
+    return [tuple(row.values()) for row in samples.tables(store)["sessions"]]
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -148,7 +148,7 @@ def test_a_thread_outlives_its_beginning(store: Store) -> None:
     store.apply([first, second, calls[0]])
     purged(store, 2)
     store.apply([third, calls[1]])
-    rows = samples.tables(store.path)["interceptions"]
+    rows = samples.tables(store)["interceptions"]
     assert [(row["thread_parent_id"], row["session_key"]) for row in rows] == [("i0001", "i0001"), ("i0002", "i0001")]
     assert sessions(store) == [("u", "i0001", 2, None, 2)]
 
@@ -157,7 +157,7 @@ def test_stored_responses_stay_their_users(store: Store) -> None:
     """Whose responses a provider keeps is no record of a request, and is not forgotten with it."""
     store.apply([samples.provider_object(), samples.continued_response(), *request(1, 100)])
     purged(store, NOW_US)
-    found = samples.tables(store.path)
+    found = samples.tables(store)
     assert (len(found["provider_objects"]), len(found["continued_responses"])) == (1, 1)
 
 

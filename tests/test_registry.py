@@ -63,7 +63,7 @@ def statuses(store: Store) -> dict[str, str]:
 
 def rows(store: Store) -> tuple[int, int]:
     """Return how many journals and workers the store knows."""
-    found = samples.tables(store.path, ("journals", "workers"))
+    found = samples.tables(store, ("journals", "workers"))
     return len(found["journals"]), len(found["workers"])
 
 
@@ -186,7 +186,7 @@ def test_several_gateways_end_a_lost_journal_once(tmp_path: Path, store: Store) 
     """However many try at the same moment, one of them does it, and the others find that it is done."""
     one = Gateway(tmp_path / "one", store)
     leave(one, 1)
-    (seen_at,) = (row["seen_at"] for row in samples.tables(store.path, ("journals",))["journals"])
+    (seen_at,) = (row["seen_at"] for row in samples.tables(store, ("journals",))["journals"])
     lost = journal_id(one.folder)
     results = list[int | None]()
     barrier = threading.Barrier(4)
@@ -210,7 +210,7 @@ def test_a_journal_that_was_heard_of_meanwhile_is_not_lost(gateways: tuple[Gatew
     """Between the look and the end it may renew: then nothing is ended."""
     one, _two = gateways
     leave(one, 1)
-    (seen_at,) = (row["seen_at"] for row in samples.tables(store.path, ("journals",))["journals"])
+    (seen_at,) = (row["seen_at"] for row in samples.tables(store, ("journals",))["journals"])
     one.pass_time(RENEW_S)
     assert store.end_journal(journal_id(one.folder), seen_at, 3_000_000) is None
     assert rows(store)[0] == 1

@@ -112,6 +112,20 @@ def test_a_change_of_the_store_is_followed_while_the_file_is_broken(lab: Lab) ->
     assert not reloader._is_due()  # pyright: ignore[reportPrivateUsage]
 
 
+def test_a_look_is_taken_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hears of a change need not wait for the next turn; where nothing has changed, nothing is published."""
+    monkeypatch.setattr("bridgeserver.reload.POLL_S", 3600.0)
+    reloader = lab.start()
+    lab.add()
+    reloader.look()
+    eventually(lambda: True if len(lab.in_force()) == 2 else None)
+    published = len(lab.control.snapshots)
+    reloader.look()
+    eventually(lambda: True if not reloader._is_woken else None)  # pyright: ignore[reportPrivateUsage]
+    assert reloader.apply(5)
+    assert len(lab.control.snapshots) == published
+
+
 def test_a_store_that_fails_applies_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asked is told so; when it can be read again it is followed."""
     reloader = lab.start()

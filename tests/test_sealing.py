@@ -193,6 +193,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_shared_database_needs_a_configured_key() -> None:
-    """There is no place beside a database on a server."""
+    """There is no place for a key beside a database on a server, so without one nothing is sealed or opened."""
+    vault = open_vault(StoreConfig(url="postgresql://host/db"), None)
     with pytest.raises(SealError, match=r"store\.encryption_key: found nothing"):
-        open_vault(StoreConfig(url="postgresql://host/db"), None)
+        vault.seal(TEXT, "row")
+    with pytest.raises(SealError, match=r"store\.encryption_key: found nothing"):
+        vault.open(Vault([OLD]).seal(TEXT, "row"), "row")

@@ -1,12 +1,11 @@
 """The database: where it may be, who may read it, and which schema it has."""
 
 import os
-import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, Text, inspect
 from sqlalchemy.schema import CreateTable
 
 import samples
@@ -37,28 +36,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Run one statement in a connection of its own."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(sql).fetchall()
-
-
-@contextmanager
-def transaction(path: Path) -> Generator[Connection]:
-    """Open a transaction beside the store."""
-    engine = open_engine(path, "NORMAL")
-    try:
-        with engine.begin() as connection:
-            yield connection
-    finally:
-        engine.dispose()
-
-
-@pytest.mark.parametrize("url", ["postgresql://user@host/db", "sqlite://", "sqlite:///", "a.db"])
+@pytest.mark.parametrize("url", ["mysql://user:hunter2@host/db", "sqlite://", "sqlite:///", "a.db"])
 def test_other_databases_are_refused(url: str) -> None:
-    """What is not a SQLite file is refused with a word on what this version has."""
-    with pytest.raises(StoreError, match="SQLite only"):
+    """What is neither a SQLite file nor on a PostgreSQL server is refused with a word on what there is."""
+    with pytest.raises(StoreError, match="sqlite:///FILE or postgresql://") as caught:
         open_store(url)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_relative_path_counts_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,25 +99,52 @@ def test_a_path_may_have_odd_characters(tmp_path: Path) -> None:
     path = tmp_path / "50% of #1 ü.db"
     store = open_store(f"sqlite:///{path}")
     store.upgrade()
-    assert store._database.is_current()
+    assert samples.database(store).is_current()
     store.close()
 
 
-def test_migrations_and_tables_agree(store: Store) -> None:
+@pytest.fixture
+def bare(bare_url: str) -> Iterator[Store]:
+    """A store of either engine that nothing was done to yet."""
+    store = open_store(bare_url)
+    yield store
+    store.close()
+
+
+def test_migrations_and_tables_agree(bare: Store) -> None:
     """The migrations make exactly the tables, columns and indexes that the code is written for."""
-    store.upgrade()
-    with transaction(store.path) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    assert store._database.is_current()
+    bare.upgrade()
+    assert (
+        samples.database(bare).read(
+            lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+        )
+        == []
+    )
+    assert samples.database(bare).is_current()
 
 
-def test_partial_indexes_agree(store: Store, tmp_path: Path) -> None:
-    """The conditions of indexes agree as well, which Alembic does not compare."""
-    store.upgrade()
-    with transaction(tmp_path / "b.db") as connection:
-        metadata.create_all(connection)
-    sql = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
-    assert query(store.path, sql) == query(tmp_path / "b.db", sql)
+COLUMN = "table_name, column_name, column_default, generation_expression, data_type"
+DETAILS = {
+    "sqlite": ["SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"],
+    "postgresql": [
+        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        f"SELECT {COLUMN} FROM information_schema.columns WHERE table_schema = 'public'",
+    ],
+}
+
+
+def test_partial_indexes_agree(bare: Store, engine: str) -> None:
+    """The conditions of indexes and what is computed agree as well, which Alembic does not compare."""
+
+    def details() -> list[list[tuple[object, ...]]]:
+        found = [samples.query(bare, sql) for sql in DETAILS[engine]]
+        return [sorted(row for row in rows if "alembic_version" not in row) for rows in found]
+
+    samples.database(bare).migrate(metadata.create_all)
+    expected = details()
+    samples.database(bare).migrate(metadata.drop_all)
+    bare.upgrade()
+    assert details() == expected
 
 
 def test_the_named_revision_is_the_newest() -> None:
@@ -142,47 +152,52 @@ def test_the_named_revision_is_the_newest() -> None:
     assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [HEAD]
 
 
-def test_upgrading_twice_keeps_everything(store: Store) -> None:
+def test_upgrading_twice_keeps_everything(empty_store: Store) -> None:
     """A second upgrade finds nothing to do."""
-    store.upgrade()
-    store.apply(samples.whole())
-    before = samples.tables(store.path)
-    store.upgrade()
-    assert samples.tables(store.path) == before
+    empty_store.apply(samples.whole())
+    before = samples.tables(empty_store)
+    empty_store.upgrade()
+    assert samples.tables(empty_store) == before
 
 
-def test_upgrades_at_once_make_one_schema(store: Store) -> None:
-    """An upgrade that waited for another one finds nothing to do."""
-    store.upgrade()
-    with transaction(store.path) as connection:
-        upgrades.upgrade(connection)
-    assert query(store.path, "SELECT name, value FROM revisions ORDER BY name") == [
+def test_upgrades_at_once_make_one_schema(bare: Store) -> None:
+    """Of several processes that upgrade one makes the schema, and the others find nothing to do."""
+    stores = [open_store(bare.url) for _ in range(4)]
+    with ThreadPoolExecutor(len(stores)) as executor:
+        for done in [executor.submit(samples.database(store).migrate, upgrades.upgrade) for store in stores]:
+            done.result()
+    for store in stores:
+        store.close()
+    assert samples.query(bare, "SELECT name, value FROM revisions ORDER BY name") == [
         ("config_rev", 0),
         ("end_batch", 0),
         ("keys_rev", 0),
     ]
+    assert bare.revision() == HEAD
 
 
-def test_a_newer_schema_is_refused(store: Store) -> None:
+def test_a_newer_schema_is_refused(bare: Store) -> None:
     """A database of a later version is refused, and the message names both revisions."""
-    store.upgrade()
-    query(store.path, "UPDATE alembic_version SET version_num = '9999'")
+    bare.upgrade()
+    samples.query(bare, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match=f"'9999'.*'{HEAD}'"):
-        store.upgrade()
+        bare.upgrade()
 
 
-def test_an_upgrade_that_fails_leaves_nothing(store: Store) -> None:
+def test_an_upgrade_that_fails_leaves_nothing(bare: Store) -> None:
     """All migrations of an upgrade happen, or none."""
-    query(store.path, "CREATE TABLE user_prompts (it INTEGER)")
-    with pytest.raises(StoreError, match="user_prompts already exists"):
-        store.upgrade()
-    assert query(store.path, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("user_prompts",)]
+    samples.query(bare, "CREATE TABLE user_prompts (it INTEGER)")
+    with pytest.raises(StoreError, match=r'"?user_prompts"? already exists'):
+        bare.upgrade()
+    names = samples.database(bare).read(lambda connection: inspect(connection).get_table_names())
+    assert (names, bare.revision()) == (["user_prompts"], None)
 
 
-def test_a_store_that_was_not_upgraded_says_so(store: Store) -> None:
+def test_a_store_that_was_not_upgraded_says_so(bare: Store) -> None:
     """Using an empty database fails in words, without the statement."""
+    assert bare.revision() is None
     with pytest.raises(StoreError, match="upgraded") as caught:
-        store.list_users()
+        bare.list_users()
     assert "SELECT" not in str(caught.value)
 
 
@@ -213,11 +228,14 @@ def test_durable_stores_sync(
 
 
 def test_workers_are_spared_the_heavy_packages() -> None:
-    """Importing the workers' side imports neither SQLAlchemy nor Alembic, and opening a store not yet Alembic."""
+    """The workers' side imports neither SQLAlchemy nor Alembic, and asyncpg only where it is used."""
     code = """
 import sys
 import bridgeserver.store.reader
-assert not {"sqlalchemy", "alembic"} & set(sys.modules)
+assert not {"sqlalchemy", "alembic", "asyncpg"} & set(sys.modules)
+bridgeserver.store.reader.Reader("postgresql://host/database")
+assert "asyncpg" in sys.modules
+assert "sqlalchemy" not in sys.modules
 from bridgeserver.store import open_store
 assert "sqlalchemy" in sys.modules
 assert "alembic" not in sys.modules
@@ -248,19 +266,19 @@ def test_the_schema_can_be_written_for_postgresql() -> None:
     assert "created_at BIGINT" in str(CreateTable(users).compile(dialect=SQLITE))
 
 
-def insert(connection: Connection, table: str, **values: object) -> None:
+def insert(connection: Connection, name: str, **values: object) -> None:
     """Insert a row whose other columns have anything that they may."""
-    for _, name, _, is_required, default, _ in connection.exec_driver_sql(f"PRAGMA table_info({table})"):
-        if is_required and default is None:
-            values.setdefault(name, 0)
-    marks = ", ".join("?" * len(values))
-    connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+    table = metadata.tables[name]
+    for column in table.columns:
+        if not column.nullable and column.server_default is None:
+            values.setdefault(column.name, "" if isinstance(column.type, Text) else column.type.python_type())
+    connection.execute(table.insert().values(**values))
 
 
-def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
+def test_what_an_earlier_version_stored_has_sessions(bare_url: str) -> None:
     """Rows from before are in a session, their calls have the users of theirs, and absurd counts are cut."""
-    path = tmp_path / "a.db"
-    with transaction(path) as connection:
+
+    def begin(connection: Connection) -> None:
         config = AlembicConfig()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
@@ -273,9 +291,15 @@ def test_what_an_earlier_version_stored_has_sessions(tmp_path: Path) -> None:
             insert(connection, "token_usages", interception_id=f"i{number}", input_tokens=count)
             if number != 3:
                 insert(connection, "user_prompts", interception_id=f"i{number}", created_at=at + 1)
-    store = open_store(f"sqlite:///{path}")
+
+    store = open_store(bare_url)
+    samples.database(store).migrate(begin)
     store.upgrade()
+    found = samples.tables(store, ["sessions", "tool_usages", "token_usages"])
+    assert sorted(tuple(row.values()) for row in found["sessions"]) == [
+        ("u", "i3", 300, None, 300),
+        ("u", "s", 100, 201, 201),
+    ]
+    assert [row["user_id"] for row in found["tool_usages"]] == ["u"] * 3
+    assert [row["input_tokens"] for row in found["token_usages"]] == [10**12, 0, 7]
     store.close()
-    assert query(path, "SELECT * FROM sessions ORDER BY id") == [("u", "i3", 300, None, 300), ("u", "s", 100, 201, 201)]
-    assert query(path, "SELECT user_id FROM tool_usages") == [("u",)] * 3
-    assert query(path, "SELECT input_tokens FROM token_usages") == [(10**12,), (0,), (7,)]

@@ -3,32 +3,32 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 
 import samples
 from bridgeserver import tokens
 from bridgeserver.errors import StoreError
 from bridgeserver.store import Store, open_store
 from bridgeserver.store.reader import Reader
+from bridgeserver.store.schema import metadata
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
-    yield store
-    store.close()
+def store(empty_store: Store) -> Store:
+    """An empty store of either engine."""
+    return empty_store
 
 
 @pytest.fixture
 def reader(store: Store) -> Iterator[Reader]:
     """A worker's view of that store."""
-    reader = Reader(store.path)
+    reader = Reader(store.url)
     yield reader
     reader.close()
 
@@ -42,8 +42,7 @@ def create(store: Store, user: str = "alice", label: str = "laptop", *, is_admin
 
 def audit(store: Store) -> list[tuple[Any, ...]]:
     """Return what was audited: actor, action, target, detail."""
-    with closing(sqlite3.connect(store.path)) as connection:
-        rows = connection.execute("SELECT actor, action, target, detail FROM audit ORDER BY rowid").fetchall()
+    rows = samples.query(store, "SELECT actor, action, target, detail FROM audit ORDER BY at")
     return [(*row[:3], json.loads(row[3])) for row in rows]
 
 
@@ -66,11 +65,11 @@ def test_an_unknown_key_is_not_found(reader: Reader) -> None:
 
 
 def test_the_secret_is_stored_nowhere(store: Store) -> None:
-    """Neither the token nor its secret can be read from the files."""
+    """Neither the token nor its secret stands in any table."""
     token = create(store)
-    content = b"".join(path.read_bytes() for path in store.path.parent.iterdir())
-    assert token.id.encode() in content
-    assert token.secret.encode() not in content
+    content = repr([samples.query(store, f"SELECT * FROM {name}") for name in metadata.tables])
+    assert token.id in content
+    assert token.secret not in content
 
 
 def test_a_user_is_made_once(store: Store) -> None:
@@ -177,16 +176,28 @@ def test_the_owner_of_an_object_is_found(store: Store, reader: Reader) -> None:
     assert reader.find_object("other", "resp_1") is None
 
 
+def test_a_strange_id_is_an_id(store: Store, reader: Reader) -> None:
+    """A character that an engine has no room for is no failure, and finds what was stored with it."""
+    store.apply([samples.provider_object("resp\0", "alice")])
+    assert reader.find_object("main", "resp\0") == "alice"
+    assert reader.find_object("main\0", "resp\0") is None
+    assert reader.find_key("\0") is None
+
+
 def test_reading_does_not_wait_for_writing(store: Store, reader: Reader) -> None:
     """While a transaction is open a worker reads what was before, and afterwards what came of it."""
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        writer.execute("UPDATE revisions SET value = 7 WHERE name = 'keys_rev'")
-        assert reader.revision() == 0
-        writer.execute("COMMIT")
-    assert reader.revision() == 7
+    seen = list[int]()
+
+    def change(connection: Connection) -> None:
+        connection.execute(text("UPDATE revisions SET value = 7 WHERE name = 'keys_rev'"))
+        with ThreadPoolExecutor(1) as executor:
+            seen.append(executor.submit(reader.revision).result())
+
+    samples.database(store).write(change)
+    assert [*seen, reader.revision()] == [0, 7]
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_a_reader_does_not_hold_back_the_writer(store: Store, reader: Reader) -> None:
     """A reader keeps no snapshot between calls: the log can be emptied into the database."""
     create(store)
@@ -200,14 +211,14 @@ def test_a_reader_alone_can_read(store: Store) -> None:
     """A worker that outlives the parent, or starts first, reads a database that nobody else has open."""
     token = create(store)
     store.close()
-    reader = Reader(store.path)
+    reader = Reader(store.url)
     assert reader.find_key(token.id) is not None
     reader.close()
 
 
 def test_a_missing_database_is_not_created_by_reading(tmp_path: Path) -> None:
     """A worker that finds no database says so and leaves no empty one."""
-    reader = Reader(tmp_path / "a.db")
+    reader = Reader(f"sqlite:///{tmp_path}/a.db")
     with pytest.raises(StoreError, match=r"a\.db cannot be read"):
         reader.revision()
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +226,7 @@ def test_a_missing_database_is_not_created_by_reading(tmp_path: Path) -> None:
 
 def test_a_database_that_comes_later_is_read_then(tmp_path: Path) -> None:
     """A worker may begin before its store can be read."""
-    reader = Reader(tmp_path / "a.db")
+    reader = Reader(f"sqlite:///{tmp_path}/a.db")
     with pytest.raises(StoreError, match=r"a\.db cannot be read"):
         reader.revision()
     store = open_store(f"sqlite:///{tmp_path}/a.db")
@@ -228,7 +239,7 @@ def test_a_database_that_comes_later_is_read_then(tmp_path: Path) -> None:
 def test_a_database_that_fails_is_reported(tmp_path: Path) -> None:
     """Failures of reading are of the kind that callers expect."""
     (tmp_path / "a.db").write_bytes(b"no database" * 500)
-    reader = Reader(tmp_path / "a.db")
+    reader = Reader(f"sqlite:///{tmp_path}/a.db")
     with pytest.raises(StoreError, match="not a database"):
         reader.revision()
     reader.close()

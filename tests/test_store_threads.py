@@ -30,7 +30,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture
 def store(opened: Store) -> Store:
     """A store without records."""
-    samples.empty(opened.path)
+    samples.empty(opened)
     return opened
 
 
@@ -64,13 +64,13 @@ def apply(store: Store, batches: Sequence[Sequence[AnyRecord]], *, together: boo
 
 def threads(store: Store) -> dict[str, tuple[str | None, str | None]]:
     """Return parent and root of each interception."""
-    rows = samples.tables(store.path)["interceptions"]
+    rows = samples.tables(store)["interceptions"]
     return {row["id"]: (row["thread_parent_id"], row["thread_root_id"]) for row in rows}
 
 
 def sessions(store: Store) -> list[tuple[Any, ...]]:
     """Return the rows of the sessions."""
-    return [tuple(row.values()) for row in samples.tables(store.path)["sessions"]]
+    return [tuple(row.values()) for row in samples.tables(store)["sessions"]]
 
 
 CHAIN: list[list[AnyRecord]] = [
@@ -101,10 +101,10 @@ def test_storing_a_thread_again_changes_nothing(store: Store) -> None:
     """A journal that is read from its start again leaves threads and sessions as they are."""
     for batch in CHAIN:
         store.apply(batch)
-    before = samples.tables(store.path)
+    before = samples.tables(store)
     for batch in (*CHAIN, CHAIN[3], CHAIN[1]):
         assert store.apply(batch) == 0
-    assert samples.tables(store.path) == before
+    assert samples.tables(store) == before
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -260,7 +260,7 @@ def expected_threads(records: Sequence[AnyRecord]) -> dict[str, tuple[str | None
 
 def expected_sessions(store: Store) -> list[tuple[Any, ...]]:
     """Return the sessions by the words of the rule, from the rows of the interceptions and prompts."""
-    found = samples.tables(store.path)
+    found = samples.tables(store)
     groups: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
     for row in found["interceptions"]:
         starts, prompts = groups.setdefault((row["user_id"], row["session_key"]), ([], []))
@@ -277,7 +277,7 @@ def expected_sessions(store: Store) -> list[tuple[Any, ...]]:
 def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[AnyRecord]], data: st.DataObject) -> None:
     """However requests are cut into batches, mixed and sent again, threads and sessions are those of the rules."""
     everything = [record for records in made for record in records]
-    samples.empty(opened.path)
+    samples.empty(opened)
     first = data.draw(st.permutations([records[0] for records in made]), label="beginnings")
     rest = data.draw(st.permutations([record for records in made for record in records[1:]]), label="rest")
     order = list[AnyRecord]()
@@ -299,10 +299,10 @@ def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[Any
         order = order[size:]
     assert threads(opened) == expected_threads(everything)
     assert sessions(opened) == expected_sessions(opened)
-    once = samples.tables(opened.path)
-    samples.empty(opened.path)
+    once = samples.tables(opened)
+    samples.empty(opened)
     opened.apply(everything)
-    assert samples.tables(opened.path) == once
+    assert samples.tables(opened) == once
 
 
 def test_a_conversation_through_the_gateway_is_one_session(lab: GateLab, store: Store) -> None:
@@ -324,7 +324,7 @@ def test_a_conversation_through_the_gateway_is_one_session(lab: GateLab, store: 
         store.apply(lab.records())
         result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "text"}
         asked["messages"] += [{"role": "assistant", "content": content}, {"role": "user", "content": [result]}]
-    rows = samples.tables(store.path)["interceptions"]
+    rows = samples.tables(store)["interceptions"]
     first, second = sorted(rows, key=lambda row: (row["started_at"], row["id"]))
     assert second["thread_parent_id"] == second["thread_root_id"] == second["session_key"] == first["session_key"]
     assert [row[1] for row in sessions(store)] == [first["id"]]

@@ -1,23 +1,24 @@
 """Providers of the store: made, changed, loaded and merged; what is wrong with a row or a request."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection
 
 import samples
 from bridgeserver.config import ProviderConfig
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound
 from bridgeserver.merging import merge
-from bridgeserver.records import TokenUsage, ToolUse
+from bridgeserver.records import AnyRecord, Interception, ModelThought, UserPrompt
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.store import Store, open_store
-from bridgeserver.store.sqlite import open_engine
+from bridgeserver.store.schema import metadata
 from bridgeserver.store.stored import (
     GivenSettings,
     KeyChange,
@@ -33,17 +34,9 @@ VAULT, OTHER = Vault([bytes(32)]), Vault([b"x" * 32])
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
-    yield store
-    store.close()
-
-
-def query(store: Store, sql: str) -> list[tuple[Any, ...]]:
-    """Run one statement beside the store."""
-    return samples.query(store.path, sql)
+def store(empty_store: Store) -> Store:
+    """An empty store of either engine."""
+    return empty_store
 
 
 def fields(name: str = "main", **members: Any) -> ProviderFields:
@@ -137,7 +130,7 @@ def test_every_change_is_numbered_and_audited(store: Store) -> None:
         store.override_provider("filed", enabled=False, actor="tester")
     store.reset_provider("filed", "tester")
     store.delete_provider("main", "tester")
-    actions = [row[0].removeprefix("provider.") for row in query(store, "SELECT action FROM audit ORDER BY rowid")]
+    actions = [row[0].removeprefix("provider.") for row in samples.query(store, "SELECT action FROM audit ORDER BY at")]
     assert actions == ["create", *(["update", "enable"] * 2), "override", "reset", "delete"]
     assert store.config_revision() == len(actions)
 
@@ -168,7 +161,7 @@ def test_keys_are_given_as_they_are_to_be(store: Store) -> None:
     change(store, api_keys=(KeyChange(id=first.id),))
     assert [key.id for key in store.get_provider("main").api_keys] == [first.id]
     change(store, api_keys=())
-    assert query(store, "SELECT * FROM provider_keys") == []
+    assert samples.query(store, "SELECT * FROM provider_keys") == []
 
 
 def test_a_key_that_cannot_be_opened_can_be_replaced(store: Store) -> None:
@@ -183,8 +176,8 @@ def test_a_deleted_provider_frees_its_name_and_keeps_no_secret(store: Store) -> 
     """The row stays, its keys and settings do not; what was deleted cannot be found."""
     old = make(store, query={"k": "v"})
     store.delete_provider("main", "tester")
-    assert query(store, "SELECT settings FROM providers") == [("{}",)]
-    assert query(store, "SELECT * FROM provider_keys") == []
+    assert samples.query(store, "SELECT settings FROM providers") == [("{}",)]
+    assert samples.query(store, "SELECT * FROM provider_keys") == []
     for name in ("main", old):
         with pytest.raises(NotFound, match="there are: none"):
             store.get_provider(name)
@@ -287,14 +280,14 @@ def test_a_row_that_cannot_be_read_is_an_error_of_its_own(store: Store) -> None:
     """Corrupt settings, a moved key, a lost key and an illegal value each spoil their own row only."""
     for name in ("good", "settings", "moved", "lost", "illegal", "off"):
         make(store, name, enabled=name != "off", query={"k": "hunter2"})
-    query(store, "UPDATE providers SET settings = '{\"hunter2' WHERE name = 'settings'")
-    query(store, "UPDATE providers SET base_url = 'https://me:hunter2@h' WHERE name = 'illegal'")
+    samples.query(store, "UPDATE providers SET settings = '{\"hunter2' WHERE name = 'settings'")
+    samples.query(store, "UPDATE providers SET base_url = 'https://me:hunter2@h' WHERE name = 'illegal'")
     place = "provider_id = (SELECT id FROM providers WHERE name = '{}')"
     other = f"(SELECT sealed FROM provider_keys WHERE {place.format('good')} AND position = 0)"
-    query(store, f"UPDATE provider_keys SET sealed = {other} WHERE {place.format('moved')}")
+    samples.query(store, f"UPDATE provider_keys SET sealed = {other} WHERE {place.format('moved')}")
     lost = OTHER.seal("hunter2", "x")
     for name in ("lost", "off"):
-        query(store, f"UPDATE provider_keys SET sealed = '{lost}' WHERE {place.format(name)}")
+        samples.query(store, f"UPDATE provider_keys SET sealed = '{lost}' WHERE {place.format(name)}")
     loaded = store.load_providers(VAULT)
     assert [provider.name for provider in loaded.providers] == ["good", "off"]
     assert loaded.providers[1].keys == ()
@@ -338,32 +331,46 @@ def test_merging() -> None:
     assert merged.errors == (error,)
 
 
-def test_a_database_of_the_first_revision_keeps_its_data(tmp_path: Path) -> None:
+OLD_TABLES: dict[type[AnyRecord], str] = {
+    Interception: "interceptions",
+    UserPrompt: "user_prompts",
+    ModelThought: "model_thoughts",
+}
+
+
+def test_a_database_of_the_first_revision_keeps_its_data(bare_url: str) -> None:
     """The upgrade adds tables and columns, and changes nothing that was there."""
-    path = tmp_path / "a.db"
-    engine = open_engine(path, "NORMAL")
-    with engine.begin() as connection:
+
+    def begin(connection: Connection) -> None:
         config = AlembicConfig()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-    engine.dispose()
-    store = open_store(f"sqlite:///{path}")
+        for record in samples.whole():
+            if table := OLD_TABLES.get(type(record)):
+                connection.execute(metadata.tables[table].insert().values(**msgspec.structs.asdict(record)))
+
+    store = open_store(bare_url)
+    samples.database(store).migrate(begin)
     store.create_key("ann", "laptop", is_admin=True, actor="tester")
-    store.apply([record for record in samples.whole() if not isinstance(record, TokenUsage | ToolUse)])
-    query(store, "INSERT INTO token_usages VALUES ('i0001', 2, 'r', 1, 2, 3, 4, '{}', 0, 1000000)")
-    query(store, "INSERT INTO tool_usages VALUES ('i0001', 3, 'r', 'c', 'f', NULL, '{}', 0, 0, NULL, 1000000)")
-    names = [name for name in samples.TABLES if name != "continued_responses"]
-    before = samples.tables(path, names)
+    at = "1000000" if bare_url.startswith("sqlite") else "'epoch'::timestamptz + interval '1 second'"
+    samples.query(store, f"INSERT INTO token_usages VALUES ('i0001', 2, 'r', 1, 2, 3, 4, '{{}}', false, {at})")
+    values = f"'i0001', 3, 'r', 'c', 'f', NULL, '{{}}', false, false, NULL, {at}"
+    samples.query(store, f"INSERT INTO tool_usages VALUES ({values})")
+    names = [name for name in samples.TABLES if name not in {"continued_responses", "sessions"}]
+    before = samples.tables(store, names)
     for row in before["interceptions"]:
         row |= {"thread_parent_id": None, "thread_root_id": None, "session_key": row["session_id"] or row["id"]}
     prices = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cost_micros")
     before["token_usages"][0] |= {"stop_reason": "", "service_tier": ""} | dict.fromkeys(prices)
-    before["tool_usages"][0] |= {"duration_us": None, "result": None}
-    users, keys, audit = store.list_users(), store.list_keys(), query(store, "SELECT * FROM audit")
+    before["tool_usages"][0] |= {"duration_us": None, "result": None, "user_id": "u"}
+    users, keys, audit = store.list_users(), store.list_keys(), samples.query(store, "SELECT * FROM audit ORDER BY at")
+    assert store.revision() == "0001"
     store.upgrade()
-    assert (samples.tables(path, names), store.list_users(), store.list_keys()) == (before, users, keys)
-    assert query(store, "SELECT * FROM audit") == audit
+    assert (samples.tables(store, names), store.list_users(), store.list_keys()) == (before, users, keys)
+    assert samples.query(store, "SELECT * FROM audit ORDER BY at") == audit
+    sessions = samples.tables(store, ["sessions"])["sessions"]
+    assert [(row["user_id"], row["id"], row["started_at"]) for row in sessions] == [("u", "s", 1_000_001)]
     assert make(store)
     store.close()
 
@@ -372,7 +379,7 @@ def test_the_audit_names_what_changed(store: Store) -> None:
     """The detail of a change holds the names of members, and of a creation what may be known."""
     make(store)
     change(store, icon="i", api_keys=())
-    details = [json.loads(row[0]) for row in query(store, "SELECT detail FROM audit ORDER BY rowid")]
+    details = [json.loads(row[0]) for row in samples.query(store, "SELECT detail FROM audit ORDER BY at")]
     assert details == [
         {"name": "main", "type": "openai", "enabled": True, "base_url": "https://api.openai.com/v1", "keys": 2},
         {"name": "main", "changed": ["api_keys", "icon"]},

@@ -1,7 +1,6 @@
 """MCP servers of the store: made, changed, loaded and merged; and what becomes of users' tokens for them."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bridgeserver.errors import Conflict, InvalidMembers, NotFound
 from bridgeserver.merging import merge_servers
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 from bridgeserver.store.reader import Reader
 from bridgeserver.store.stored import LoadedServers, ServerChanges, ServerError, ServerFields
 from bridgeserver.verdict import judge_servers
@@ -24,19 +23,16 @@ VAULT, OTHER = Vault([bytes(32)]), Vault([b"x" * 32])
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with two users."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
+def store(empty_store: Store) -> Store:
+    """A store of either engine with two users."""
     for user in ("ann", "bob"):
-        store.create_key(user, "", is_admin=False, actor="tester")
-    yield store
-    store.close()
+        empty_store.create_key(user, "", is_admin=False, actor="tester")
+    return empty_store
 
 
 def query(store: Store, sql: str) -> list[tuple[Any, ...]]:
     """Run one statement beside the store."""
-    return samples.query(store.path, sql)
+    return samples.query(store, sql)
 
 
 def fields(name: str = "wiki", **members: Any) -> ServerFields:
@@ -63,7 +59,7 @@ def loaded(store: Store, vault: Vault = VAULT) -> McpServerConfig:
 
 def audit(store: Store) -> list[tuple[str, dict[str, Any]]]:
     """Return what was audited of servers: action and detail."""
-    rows = query(store, "SELECT action, detail FROM audit WHERE action LIKE 'mcp_server.%' ORDER BY rowid")
+    rows = query(store, "SELECT action, detail FROM audit WHERE action LIKE 'mcp_server.%' ORDER BY id")
     return [(action.removeprefix("mcp_server."), json.loads(detail)) for action, detail in rows]
 
 
@@ -288,7 +284,7 @@ def test_a_removed_server_takes_its_users_tokens_along(store: Store) -> None:
     make(store, user_token=True)
     give(store, "ann", "bob")
     give(store, "bob", server="other")
-    reader = Reader(store.path)
+    reader = Reader(store.url)
     before = reader.revision()
     store.delete_mcp_server("wiki", "tester")
     assert owners(store) == [("bob", "other")]

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -16,13 +16,15 @@ import structlog
 import samples
 from bridgeserver.asks import Answer
 from bridgeserver.config import Config, StoreConfig, load
+from bridgeserver.config.databases import sqlite_path
 from bridgeserver.control import ControlServer, Snapshot
 from bridgeserver.errors import Conflict, InvalidMembers, NotFound, SealError, StoreError
 from bridgeserver.identity import Caller
 from bridgeserver.sealing import Vault, open_vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 from bridgeserver.store.reader import Reader, SealedToken
+from bridgeserver.store.schema import metadata
 from bridgeserver.store.stored import UserToken
 from bridgeserver.store.usertokens import LIMIT
 from bridgeserver.usertokens import UserTokens
@@ -37,19 +39,11 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with two users; ann has two keys."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
+def store(empty_store: Store) -> Store:
+    """A store of either engine with two users; ann has two keys."""
     for user in ("ann", "ann", "bob"):
-        store.create_key(user, "", is_admin=False, actor="tester")
-    yield store
-    store.close()
-
-
-def query(store: Store, sql: str, *values: str) -> list[tuple[Any, ...]]:
-    """Run one statement beside the store."""
-    return samples.query(store.path, sql, *values)
+        empty_store.create_key(user, "", is_admin=False, actor="tester")
+    return empty_store
 
 
 def put(store: Store, server: str = "wiki", token: str = WIKI, user: str = "ann", vault: Vault = VAULT) -> UserToken:
@@ -64,7 +58,9 @@ def user_ids(store: Store) -> dict[str, str]:
 
 def audit(store: Store) -> list[tuple[Any, ...]]:
     """Return what was audited of tokens: actor, action, target, detail."""
-    rows = query(store, "SELECT actor, action, target, detail FROM audit WHERE action LIKE '%token%' ORDER BY rowid")
+    rows = samples.query(
+        store, "SELECT actor, action, target, detail FROM audit WHERE action LIKE '%token%' ORDER BY at"
+    )
     return [(*row[:3], json.loads(row[3])) for row in rows]
 
 
@@ -72,15 +68,14 @@ def audit(store: Store) -> list[tuple[Any, ...]]:
 
 
 def test_a_token_is_sealed_and_nothing_shows_it(store: Store, tmp_path: Path) -> None:
-    """No file of the database holds it in clear, and neither does the audit or a list."""
+    """No table and no file of the database holds it in clear, and neither does the audit or a list."""
     shown = put(store)
     put(store, "issues", ISSUES, "bob")
     assert shown == store.list_user_tokens("ann")[0]
     assert [(token.user, token.server) for token in store.list_user_tokens()] == [("ann", "wiki"), ("bob", "issues")]
-    assert WIKI not in f"{shown!r}{store.list_user_tokens()!r}{query(store, 'SELECT * FROM audit')!r}"
-    files = list(tmp_path.iterdir())
-    assert files
-    for path in files:
+    assert WIKI not in f"{shown!r}{store.list_user_tokens()!r}{samples.query(store, 'SELECT * FROM audit')!r}"
+    assert WIKI not in repr([samples.query(store, f"SELECT * FROM {name}") for name in metadata.tables])
+    for path in tmp_path.iterdir():
         assert WIKI.encode() not in path.read_bytes(), path
 
 
@@ -94,7 +89,7 @@ def test_a_token_replaces_the_one_before(store: Store) -> None:
 def test_changes_are_audited_and_numbered(store: Store) -> None:
     """Each names user and server; to the workers all keys of the user have changed, and none of another."""
     ann = user_ids(store)["ann"]
-    reader = Reader(store.path)
+    reader = Reader(store.url)
     before = reader.revision()
     put(store)
     assert {row.user_name for row in reader.changed_keys(before)} == {"ann"}
@@ -106,7 +101,7 @@ def test_changes_are_audited_and_numbered(store: Store) -> None:
         ("tester", "user_token.set", ann, {"user": "ann", "server": "wiki"}),
         ("other tester", "user_token.remove", ann, {"user": "ann", "server": "wiki"}),
     ]
-    assert (store.list_user_tokens(), query(store, "SELECT * FROM mcp_tokens")) == ([], [])
+    assert (store.list_user_tokens(), samples.query(store, "SELECT * FROM mcp_tokens")) == ([], [])
 
 
 def test_a_moved_row_does_not_open(store: Store) -> None:
@@ -115,8 +110,15 @@ def test_a_moved_row_does_not_open(store: Store) -> None:
     put(store, "issues", ISSUES)
     put(store, "wiki", OTHER, "bob")
     ids = user_ids(store)
-    stolen = query(store, "SELECT sealed FROM mcp_tokens WHERE user_id = ? AND server = 'wiki'", ids["ann"])[0][0]
-    query(store, "UPDATE mcp_tokens SET sealed = ? WHERE server = 'issues' OR user_id = ?", stolen, ids["bob"])
+    stolen = samples.query(
+        store, "SELECT sealed FROM mcp_tokens WHERE user_id = :ann AND server = 'wiki'", ann=ids["ann"]
+    )[0][0]
+    samples.query(
+        store,
+        "UPDATE mcp_tokens SET sealed = :stolen WHERE server = 'issues' OR user_id = :bob",
+        stolen=stolen,
+        bob=ids["bob"],
+    )
     assert read(store, ids["ann"]) == {"wiki": WIKI}
     assert read(store, ids["bob"]) == {}
 
@@ -187,8 +189,8 @@ def run(store: Store, scenario: Scenario[T], config: StoreConfig = SEALED, reade
     """Run a scenario with the tokens of the store as a worker sees them."""
 
     async def body() -> T:
-        with closing(reader or Reader(store.path)) as its, ThreadPoolExecutor(1, "store") as executor:
-            return await scenario(UserTokens(its, executor, config, store.path))
+        with closing(reader or Reader(store.url)) as its, ThreadPoolExecutor(1, "store") as executor:
+            return await scenario(UserTokens(its, executor, config, sqlite_path(store.url)))
 
     return asyncio.run(body())
 
@@ -215,6 +217,7 @@ def test_a_worker_reads_one_users_tokens(store: Store) -> None:
     assert read(store, "nobody") == {}
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_the_key_file_is_found_when_it_is_needed(store: Store, tmp_path: Path) -> None:
     """Without an encryption key a worker reads the file that the first token has made, and none before."""
 
@@ -243,7 +246,7 @@ def test_what_cannot_be_opened_is_left_out_and_said_once(store: Store) -> None:
             assert "store.encryption_key" in entry["reason"]
             put(store, "issues", ISSUES)
             assert await clear(tokens, ann) == {"wiki": WIKI, "issues": ISSUES}
-            query(store, "UPDATE mcp_tokens SET sealed = 'nonsense' WHERE server = 'issues'")
+            samples.query(store, "UPDATE mcp_tokens SET sealed = 'nonsense' WHERE server = 'issues'")
             assert await clear(tokens, ann) == {"wiki": WIKI}
             assert len(logs) == 2
         assert WIKI not in str(logs)
@@ -255,8 +258,8 @@ def test_what_cannot_be_opened_is_left_out_and_said_once(store: Store) -> None:
 class WatchedReader(Reader):
     """A reader that notes the threads that use it."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
         self.threads = list[str]()
 
     def user_tokens(self, user_id: str) -> list[SealedToken]:
@@ -268,13 +271,13 @@ def test_the_store_is_read_in_its_own_thread(store: Store) -> None:
     """And a store that cannot be read is an error of that moment only."""
     put(store)
     ann = user_ids(store)["ann"]
-    reader = WatchedReader(store.path)
+    reader = WatchedReader(store.url)
 
     async def scenario(tokens: UserTokens) -> None:
-        query(store, "ALTER TABLE mcp_tokens RENAME TO away")
+        samples.query(store, "ALTER TABLE mcp_tokens RENAME TO away")
         with pytest.raises(StoreError, match="cannot be read"):
             await tokens.of(ann)
-        query(store, "ALTER TABLE away RENAME TO mcp_tokens")
+        samples.query(store, "ALTER TABLE away RENAME TO mcp_tokens")
         assert await clear(tokens, ann) == {"wiki": WIKI}
 
     run(store, scenario, reader=reader)
@@ -291,7 +294,7 @@ async def worker_of(store: Store, folder: Path) -> AsyncGenerator[Worker]:
     control = ControlServer(lambda: 0.0, lambda _ask: Answer(200, b""))
     control.start()
     control.publish(Snapshot(1, ()))
-    worker = Worker(config, Place(store.path, folder / "journal", control.path))
+    worker = Worker(config, Place(store.url, folder / "journal", control.path))
     await worker.start(lambda: None)
     try:
         yield worker

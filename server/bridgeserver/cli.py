@@ -97,9 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     tools = add("tools", tool_commands.list_tools, "Tools of MCP servers.")
     tool_commands.add_to(tools.add_subparsers(metavar="ACTION", required=True))
 
-    store_commands.add_to(
-        add("store", store_commands.purge, "The database.").add_subparsers(metavar="ACTION", required=True)
-    )
+    store = add("store", store_commands.upgrade, "The database.")
+    store_commands.add_to(store.add_subparsers(metavar="ACTION", required=True))
 
     records = add("records", _records, "Print interceptions.")
     add_config(records)

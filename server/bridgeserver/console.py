@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridgeserver.config import Config, load
+from bridgeserver.config.databases import sqlite_path
 from bridgeserver.errors import BadRequest
 from bridgeserver.secret import Secret
 
@@ -69,7 +70,7 @@ def opened(options: argparse.Namespace) -> Generator[tuple[Config, "Store", "Vau
     configure_logs("console", "warning")
     store = upgraded_store(config)
     try:
-        yield config, store, open_vault(config.store, store.path)
+        yield config, store, open_vault(config.store, sqlite_path(store.url))
     finally:
         store.close()
 

@@ -46,6 +46,10 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """The gateway is about to stop: new requests should go elsewhere."""
 
 
+class Look(msgspec.Struct, frozen=True, tag=True):
+    """Keys have changed: look for it now."""
+
+
 class Lag(msgspec.Struct, frozen=True, tag=True):
     """How far the shipper is behind."""
 
@@ -92,7 +96,7 @@ class Asked(msgspec.Struct, frozen=True, tag=True):
     ask: Ask
 
 
-Down = Drain | Lag | Snapshot | Answered
+Down = Drain | Look | Lag | Snapshot | Answered
 Up = Report | Asked
 
 
@@ -134,6 +138,10 @@ class ControlServer:
         """Have every worker drain, those that connect later too. Callable from any thread."""
         self._is_draining = True
         self._loop.call_soon_threadsafe(self._send, Drain())
+
+    def look(self) -> None:
+        """Have every worker look now which keys have changed. Callable from any thread."""
+        self._loop.call_soon_threadsafe(self._send, Look())
 
     def publish(self, snapshot: Snapshot) -> None:
         """Have every worker serve *snapshot*, those that connect later too. Callable from any thread."""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -115,6 +116,7 @@ class Keyring:
         self._revision = -1
         self._changes = 0
         self._unreadable_since: float | None = None
+        self._woken = asyncio.Event()
 
     @property
     def is_readable(self) -> bool:
@@ -142,8 +144,15 @@ class Keyring:
     async def follow(self) -> None:
         """Drop what was remembered of keys that change; runs until it is cancelled."""
         while True:
+            self._woken.clear()
             await self.refresh()
-            await asyncio.sleep(POLL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._woken.wait()
+
+    def look(self) -> None:
+        """Have `follow` look now and not within a quarter of a second."""
+        self._woken.set()
 
     async def refresh(self) -> None:
         """Look once what has changed."""

@@ -95,6 +95,7 @@ class Reloader:
         self._store_error: str | None = None
         self._retry_s = FIRST_RETRY_S
         self._is_hinted = False
+        self._is_woken = False
         self._is_upgraded = False
         self._asked = 0
         self._answered = 0
@@ -131,6 +132,12 @@ class Reloader:
     def hint(self) -> None:
         """Have everything read again soon. Safe in a signal handler: takes no lock."""
         self._is_hinted = True
+
+    def look(self) -> None:
+        """Have the hints looked at now, and not within a quarter of a second. Callable from any thread."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
 
     def apply(self, timeout_s: float) -> bool:
         """Read everything again now; return whether what the store has was in force everywhere within *timeout_s*."""
@@ -177,9 +184,12 @@ class Reloader:
         while True:
             with self._changed:
                 pause_s = POLL_S if self._store_error is None else self._retry_s
-                self._changed.wait_for(lambda: self._stopping or self._asked > self._answered, pause_s)
+                self._changed.wait_for(
+                    lambda: self._stopping or self._is_woken or self._asked > self._answered, pause_s
+                )
                 if self._stopping:
                     return
+                self._is_woken = False
                 asked = self._asked
             is_applied = False
             try:

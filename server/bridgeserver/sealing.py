@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 from cryptography.exceptions import InvalidTag
@@ -82,17 +83,22 @@ def open_vault(config: StoreConfig, database_path: Path | None) -> Vault:
     """Return the vault of a store; nothing is read or made before it is used.
 
     Without `encryption_key` its key is in a file beside the SQLite database at *database_path*. A database on a
-    server (None) has no such place: raises SealError.
+    server (None) has no such place: the vault then neither seals nor opens, and says what is missing.
     """
     if config.encryption_key:
         return Vault([decode_key(secret) for secret in config.encryption_key])
     if database_path is None:
-        raise SealError(
-            "store.encryption_key: found nothing, expected a key of 32 bytes in base64: "
-            "a database that replicas share has no key file; `openssl rand -base64 32` makes a key",
-        )
+        return Vault([], refuse_without_key, refuse_without_key)
     path = Path(f"{database_path}.key")
     return Vault([], lambda: make_key_file(path), lambda: read_key_file(path))
+
+
+def refuse_without_key() -> NoReturn:
+    """Raise SealError: there is no key, and no file that could hold one."""
+    raise SealError(
+        "store.encryption_key: found nothing, expected a key of 32 bytes in base64: "
+        "a database that replicas share has no key file; `openssl rand -base64 32` makes a key",
+    )
 
 
 def key_id(key: bytes) -> str:

@@ -3,9 +3,10 @@
 import argparse
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
-from bridgeserver.console import add_config, opened
+from bridgeserver.console import add_config, load_config, opened
 from bridgeserver.errors import BadRequest
 
 MAX_DAYS = 36_500
@@ -13,10 +14,27 @@ MAX_DAYS = 36_500
 
 def add_to(group: Any) -> None:  # its type is private to argparse
     """Add the actions to the command."""
+    action = group.add_parser("upgrade", help="bring the schema of the database to this version", allow_abbrev=False)
+    action.set_defaults(command=upgrade)
+    add_config(action)
     action = group.add_parser("purge", help="delete the records that are older than the retention", allow_abbrev=False)
     action.add_argument("--older-than", type=_days, metavar="DAYS", help="this age instead of records.retention_days")
     action.set_defaults(command=purge)
     add_config(action)
+
+
+def upgrade(options: argparse.Namespace) -> None:
+    """Upgrade the store, and say from which revision of the schema to which."""
+    from bridgeserver.store import open_store
+
+    with closing(open_store(load_config(options).store.url)) as store:
+        before = store.revision()
+        store.upgrade()
+        after = store.revision()
+    if before == after:
+        print(f"the schema is at revision {after} already")
+    else:
+        print(f"the schema went from revision {before or 'none'} to {after}")
 
 
 def _days(text: str) -> int:

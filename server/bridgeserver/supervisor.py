@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -29,17 +29,19 @@ from bridgeserver.admin import Admin
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config
 from bridgeserver.config.checks import host_and_port, is_loopback
+from bridgeserver.config.databases import sqlite_path
 from bridgeserver.control import ControlServer
 from bridgeserver.counting import total
-from bridgeserver.errors import BridgeError
+from bridgeserver.errors import BridgeError, StoreUnavailable
 from bridgeserver.listener import Listener
 from bridgeserver.metrics import Families, journal_limit
 from bridgeserver.purge import Purger
 from bridgeserver.reload import Look, Reloader, Source
-from bridgeserver.sealing import open_vault
+from bridgeserver.sealing import open_vault, refuse_without_key
 from bridgeserver.shipper import Shipper
 from bridgeserver.shipping_metrics import families as shipping_families
-from bridgeserver.store import open_store
+from bridgeserver.store import Store, open_store
+from bridgeserver.store.revisions import CONFIG, KEYS
 from bridgeserver.worker import Place
 from bridgeserver.workers import Workers
 
@@ -84,7 +86,7 @@ class Supervisor:
             # A journal that is synced must not be dropped for a commit that a power cut can undo.
             store = open_store(config.store.url, is_durable=config.journal.sync != "none")
             cleanup.callback(store.close)
-            vault = open_vault(config.store, store.path)
+            vault = open_vault(config.store, sqlite_path(store.url))
             self._shipper = Shipper(journal, store, lost_after_s=config.journal.lost_after_s)
             self._control = ControlServer(lambda: self._shipper.lag_s, self._answer)
             self._control.start()
@@ -106,6 +108,8 @@ class Supervisor:
             )
             reloader.start()
             cleanup.callback(reloader.stop)
+            self._check_secrets(store)
+            cleanup.callback(store.listen(self._on_change))
             if side_entrance is not None:
                 side_entrance.start()
             self._shipper.start()
@@ -114,7 +118,21 @@ class Supervisor:
                 purger = Purger(store, config.records.retention_days)
                 purger.start()
                 cleanup.callback(purger.stop)
-            self._serve(Place(store.path, journal, self._control.path), listeners)
+            self._serve(Place(store.url, journal, self._control.path), listeners)
+
+    def _check_secrets(self, store: Store) -> None:
+        """Raise SealError if there are secrets, and neither a key nor a place for one to open them with."""
+        if not self._config.store.encryption_key and sqlite_path(store.url) is None:
+            with suppress(StoreUnavailable):  # what cannot be opened later is left out then, and named
+                if store.has_secrets():
+                    refuse_without_key()
+
+    def _on_change(self, revision: str) -> None:
+        """Have it looked at now; whoever follows it would find it within a quarter of a second anyway."""
+        if revision == CONFIG and self._reloader is not None:
+            self._reloader.look()
+        elif revision == KEYS:
+            self._control.look()
 
     def _listen_for_scrapes(self) -> Listener | None:
         """Return what answers at `admin_listen`: with TLS where others than this machine reach it and there is any."""

@@ -111,6 +111,7 @@ async def _called(
 @asynccontextmanager
 async def _toolbox(config: "Config", store: "Store", vault: "Vault", user: str | None) -> "AsyncGenerator[Toolbox]":
     """Yield what a user would have; servers that fail are named in the log."""
+    from bridgeserver.config.databases import sqlite_path
     from bridgeserver.generation import Generation
     from bridgeserver.store.reader import Reader
     from bridgeserver.tools.connector import Connector
@@ -119,8 +120,8 @@ async def _toolbox(config: "Config", store: "Store", vault: "Vault", user: str |
     caller = _caller(store, user)
     servers = in_force(config, store, vault)
     generation = Generation(1, {}, mcp_servers=servers, tools=config.tools)
-    with closing(Reader(store.path)) as reader, ThreadPoolExecutor(1) as executor:
-        tokens = UserTokens(reader, executor, config.store, store.path)
+    with closing(Reader(store.url)) as reader, ThreadPoolExecutor(1) as executor:
+        tokens = UserTokens(reader, executor, config.store, sqlite_path(store.url))
         box = await Connector(tokens).connect(caller, generation)
         if box is None:
             there = ", ".join(server.name for server in servers)

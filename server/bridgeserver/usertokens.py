@@ -37,10 +37,11 @@ def check_server(name: str, servers: Sequence[McpServerConfig | McpServerStatus]
 class UserTokens:
     """Reads and opens tokens in the thread of *executor*; nothing is kept, a bridge asks once when it is made.
 
-    Their key is that of the store at *database*. It is looked for when the first token is to be opened.
+    Their key is that of the store, whose file, if it is one, is at *database*. It is looked for when the first token is
+    to be opened.
     """
 
-    def __init__(self, reader: Reader, executor: Executor, config: StoreConfig, database: Path) -> None:
+    def __init__(self, reader: Reader, executor: Executor, config: StoreConfig, database: Path | None) -> None:
         self._reader = reader
         self._executor = executor
         self._config = config

@@ -15,7 +15,8 @@ from bridgecore import Guards
 from bridgeserver.account import ALL_BYTES
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import Config, TracingConfig
-from bridgeserver.control import ControlClient, Drain, Lag, Report, Snapshot
+from bridgeserver.config.databases import sqlite_path
+from bridgeserver.control import ControlClient, Drain, Lag, Look, Report, Snapshot
 from bridgeserver.counting import Counters, Growth
 from bridgeserver.dumps import Dumps
 from bridgeserver.errors import BridgeError, ClientClosed, GatewayStopped, NotRecordable, Overloaded
@@ -44,9 +45,9 @@ SWEEP_S = 1.0
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the parent put what its workers share."""
+    """Where the parent put what its workers share; *database* is the URL of the store."""
 
-    database: Path
+    database: str
     journal: Path
     control: Path
 
@@ -84,7 +85,7 @@ class Worker:
         # Every read of the store is made in this one thread: a disk that stalls must not stall the loop.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._reader = Reader(place.database)
-        self._connector = Connector(UserTokens(self._reader, self._executor, config.store, place.database))
+        self._connector = Connector(UserTokens(self._reader, self._executor, config.store, sqlite_path(place.database)))
         self.pool = BridgePool(
             Generation(0, {}),
             self._connector.connect,
@@ -113,7 +114,9 @@ class Worker:
             Recorder if config.records.content else UsageRecorder,
         )
         self._control = ControlClient(
-            place.control, self._report, {Drain: self._drain, Lag: self._note_lag, Snapshot: self._publish}
+            place.control,
+            self._report,
+            {Drain: self._drain, Look: self._look, Lag: self._note_lag, Snapshot: self._publish},
         )
         self._followers: list[asyncio.Task[None]] = []
 
@@ -184,6 +187,9 @@ class Worker:
         """Raise NotRecordable while records do not reach the store and the configuration asks to refuse then."""
         if self._lag_s > self._max_lag_s:
             raise NotRecordable(f"records have not reached the store for {self._lag_s:.0f} s")
+
+    def _look(self, _look: Look) -> None:
+        self.keyring.look()
 
     def _note_lag(self, lag: Lag) -> None:
         self._lag_s = lag.lag_s

@@ -73,12 +73,6 @@ def is_network(text: str) -> bool:
     return True
 
 
-def is_sqlite_url(text: str) -> bool:
-    """Whether *text* names a SQLite file; a database in memory would not be shared by the processes."""
-    path = text.removeprefix("sqlite:///")
-    return path not in {text, "", ":memory:"} and not set(path) & {"?", "\0", "\n", "\r"}
-
-
 def is_sealing_key(text: str) -> bool:
     """Whether *text* is a key for AES-256."""
     try:

@@ -17,6 +17,7 @@ WRONG: Final = object()
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off"})
 MAX_SHOWN = 60
+REFERENCES = ("env:", "file:")
 KEY = re.compile(r"[\x21-\x7e]+")
 KEY_RULE = "a key of visible ASCII characters without spaces"
 
@@ -30,6 +31,7 @@ class Option(NamedTuple):
     check: Callable[[Any], bool] | None
     is_secret: bool
     may_be_single: bool
+    may_be_reference: bool
 
 
 def option_of(annotation: Any) -> Option:
@@ -43,6 +45,7 @@ def option_of(annotation: Any) -> Option:
         extra.get("check"),
         extra.get("is_secret", False),
         extra.get("may_be_single", False),
+        extra.get("may_be_reference", False),
     )
 
 
@@ -90,6 +93,9 @@ class Converter:
             return self.secret(given, option)
         if Path in {option.base, *get_args(option.base)}:
             return self._path(given, option)
+        if option.may_be_reference and isinstance(given.value, str) and given.value.startswith(REFERENCES):
+            found = self.secret(given, option)
+            return found.reveal() if isinstance(found, Secret) else found
         try:
             value = msgspec.convert(given.value, option.annotation)
         except msgspec.ValidationError:
@@ -152,7 +158,7 @@ class LiteralConverter(Converter):
         reference = given.value
         if not isinstance(reference, str):
             return self.wrong(given, "no text", "the secret itself")
-        if reference.startswith(("env:", "file:")):
+        if reference.startswith(REFERENCES):
             kind = reference.partition(":")[0]
             expected = "the secret itself: references are followed in the configuration file and the environment only"
             return self.wrong(given, f"a reference that begins with {kind}:", expected)
@@ -183,7 +189,9 @@ def shown(value: object, option: Option) -> str:
     if isinstance(value, list):
         return "a list"
     if isinstance(value, str) and "//" in value:
-        # A URL may hold a password before its last @, and a key in its query or behind that.
+        # A URL may hold a password before its last @, and a key in its query or behind that; where the @ was forgotten
+        # or stands in the password, nothing tells where that ends.
+        value = re.sub("^postgres.*?//.*", "postgresql://…", value, flags=re.DOTALL)
         value = re.split("[?#]", re.sub(r"//.*@", "//…@", value, flags=re.DOTALL), maxsplit=1)[0]
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from bridgeserver.config import checks, mcp, prices
+from bridgeserver.config import checks, databases, mcp, prices
 from bridgeserver.config.conversion import Converter
 from bridgeserver.config.members import derive, provider_mistakes, values_of
 from bridgeserver.config.schema import (
@@ -80,8 +80,7 @@ class _Loader:
         logs = values_of(sections["logs"], LogsConfig, self._converter)
         metrics = values_of(sections["metrics"], MetricsConfig, self._converter)
         if "url" in store:
-            database = folder / store["url"].removeprefix("sqlite:///")
-            store["url"] = f"sqlite:///{database}"
+            database = self._database(sections["store"], store, folder)
             journal.setdefault("path", Path(f"{database}.journal"))
             dumps.setdefault("path", Path(f"{database}.dumps"))
         server = self._server(sections["server"])
@@ -106,6 +105,15 @@ class _Loader:
             mcp_servers=tuple(McpServerConfig(**values) for values in servers),
             prices=tuple(PriceConfig(**values) for values in prices_),
         )
+
+    def _database(self, table: Table, values: Values, folder: Path) -> Path:
+        """Resolve the URL of the store; return what files beside the database are named after."""
+        path = databases.sqlite_path(values["url"])
+        if path is None:
+            self._note(table, (("url", *mistake) for mistake in databases.mistakes(values["url"])))
+            return folder / "bridgecore"
+        values["url"] = f"{databases.SQLITE}{folder / path}"
+        return folder / path
 
     def _server(self, table: Table) -> Values:
         values = values_of(table, ServerConfig, self._converter)

@@ -7,7 +7,8 @@ from typing import cast
 
 import msgspec
 
-from bridgeserver.config.schema import Config, McpServerConfig
+from bridgeserver.config import databases
+from bridgeserver.config.schema import Config, McpServerConfig, StoreConfig
 from bridgeserver.config.sources import SECTIONS, quoted
 from bridgeserver.secret import Secret
 
@@ -16,12 +17,17 @@ MASKED = frozenset({"extra_headers", "query"})
 
 
 def render(config: Config) -> str:
-    """Return the configuration as it takes effect; keys, header values and queries are masked."""
+    """Return the configuration as it takes effect; keys, passwords, header values and queries are masked."""
+    config = msgspec.structs.replace(config, store=_without_password(config.store))
     tables = [(f"[{name}]", getattr(config, name)) for name in SECTIONS]
     tables += [("[[providers]]", provider) for provider in config.providers]
     tables += [("[[mcp_servers]]", _without_query(server)) for server in config.mcp_servers]
     tables += [("[[prices]]", price) for price in config.prices]
     return "\n".join("\n".join([title, *_lines(struct), ""]) for title, struct in tables)
+
+
+def _without_password(store: StoreConfig) -> StoreConfig:
+    return msgspec.structs.replace(store, url=databases.shown(store.url))
 
 
 def _without_query(server: McpServerConfig) -> McpServerConfig:

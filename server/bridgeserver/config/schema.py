@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from bridgeserver.config import checks
+from bridgeserver.config import checks, databases
 from bridgeserver.secret import Secret
 
 Switch = Annotated[bool, Meta(description="true or false")]
@@ -47,8 +47,8 @@ FolderPath = Annotated[Path, Meta(description="the path of a folder")]
 StoreUrl = Annotated[
     str,
     Meta(
-        description='"sqlite:///FILE" (only SQLite is in this version)',
-        extra={"check": checks.is_sqlite_url},
+        description='"sqlite:///FILE", "postgresql://USER:PASSWORD@HOST:PORT/DATABASE", "env:NAME" or "file:PATH"',
+        extra={"check": databases.is_store_url, "may_be_reference": True},
     ),
 ]
 BaseUrl = Annotated[

@@ -1,4 +1,4 @@
-"""Users, gateway keys and records, in a database; SQLite in this version.
+"""Users, gateway keys and records, in a database: a SQLite file, or one on a PostgreSQL server.
 
 `Store` is the side of the parent process and of the commands. A worker process uses `reader` alone: it must
 not pay for SQLAlchemy and Alembic (a quarter of a second and 20 MB), so they are imported on first use here.

@@ -62,6 +62,7 @@ def create_key(connection: Connection, user_name: str, label: str, *, is_admin: 
 
 def revoke_key(connection: Connection, key_id: str, actor: str) -> None:
     """Refuse a key from now on; raises StoreError if there is no such key, and does nothing twice."""
+    revisions.hold(connection, revisions.KEYS)
     row = connection.execute(select(keys.c.revoked_at).where(keys.c.id == key_id)).first()
     if row is None:
         raise StoreError(f"no key with id {key_id!r}; `bridgecore keys list` shows those there are")
@@ -74,6 +75,7 @@ def revoke_key(connection: Connection, key_id: str, actor: str) -> None:
 
 def disable_user(connection: Connection, name: str, actor: str) -> None:
     """Refuse all keys of a user from now on; raises StoreError if there is no such user, and does nothing twice."""
+    revisions.hold(connection, revisions.KEYS)
     row = connection.execute(select(users.c.id, users.c.active).where(users.c.name == name)).first()
     if row is None:
         raise StoreError(f"no user named {name!r}; `bridgecore users list` shows those there are")

@@ -1,10 +1,12 @@
 """One database: how it is found, opened and upgraded, and every operation in a transaction of its own."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from bridgeserver.config.databases import POSTGRESQL, SQLITE, place, sqlite_path
 from bridgeserver.errors import StoreError
 from bridgeserver.prices import PriceList, Source
 from bridgeserver.records import AnyRecord
@@ -24,7 +26,7 @@ from bridgeserver.store import (
 )
 from bridgeserver.store.accounts import Key, User
 from bridgeserver.store.queries import PAGE_ROWS, End, Record
-from bridgeserver.store.sqlite import PREFIX, Sqlite
+from bridgeserver.store.sqlite import Sqlite
 from bridgeserver.store.stored import (
     Loaded,
     LoadedProviders,
@@ -38,23 +40,30 @@ from bridgeserver.store.stored import (
     UserToken,
 )
 
+if TYPE_CHECKING:
+    from bridgeserver.store.postgres import Postgres
+
 
 def open_store(url: str, *, is_durable: bool = False) -> "Store":
-    """Open the database that *url* names, and create an empty one if there is none; `upgrade` fills it.
+    """Open the database that *url* names, and create an empty file if SQLite has none; `upgrade` fills it.
 
     With *is_durable* what was committed outlives a power cut, at the price of one sync a transaction. Without,
-    it outlives a crash of this process. Raises StoreError.
+    it outlives a crash of this process. On PostgreSQL that is for the server to say. Raises StoreError.
     """
-    if not url.startswith(PREFIX) or url == PREFIX:
+    if url.startswith(POSTGRESQL):
+        from bridgeserver.store.postgres import Postgres  # asyncpg, where it is used
+
+        return Store(Postgres(url))
+    if not url.startswith(SQLITE) or url == SQLITE:
         scheme = url.partition(":")[0]
-        raise StoreError(f"store.url: found the scheme {scheme!r}, expected {PREFIX}FILE: this version has SQLite only")
-    return Store(Sqlite(Path(url.removeprefix(PREFIX)).absolute(), is_durable=is_durable))
+        raise StoreError(f"store.url: found the scheme {scheme!r}, expected {SQLITE}FILE or {POSTGRESQL}HOST/DATABASE")
+    return Store(Sqlite(Path(url.removeprefix(SQLITE)).absolute(), is_durable=is_durable))
 
 
 class Store:
     """Users, keys and records; any thread may use it. Every method raises StoreError if the database fails."""
 
-    def __init__(self, database: Sqlite) -> None:
+    def __init__(self, database: "Sqlite | Postgres") -> None:
         self._database = database
         self.prices = PriceList()
         """By which the records are priced that are stored from here."""
@@ -62,9 +71,17 @@ class Store:
         self._write = database.write
 
     @property
+    def url(self) -> str:
+        """What names the database; it may hold a password."""
+        return self._database.url
+
+    @property
     def path(self) -> Path:
-        """The file of the database."""
-        return self._database.path
+        """The file of a SQLite database; raises StoreError for one on a server."""
+        path = sqlite_path(self.url)
+        if path is None:
+            raise StoreError(f"the database {place(self.url)} is on a server, and no file")
+        return path
 
     def close(self) -> None:
         """Close all connections."""
@@ -73,7 +90,18 @@ class Store:
     def upgrade(self) -> None:
         """Bring the schema to this version; raises StoreError if a newer one has made it."""
         if not self._database.is_current():
-            self._write(upgrades.upgrade)
+            self._database.migrate(upgrades.upgrade)
+
+    def revision(self) -> str | None:
+        """Return the revision of the schema, None where there is none."""
+        return self._database.revision()
+
+    def listen(self, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Call *heard* with the name of a revision of keys or of the configuration when it has grown.
+
+        From another thread, where the database can tell; *heard* must not wait. Returns how to end that.
+        """
+        return self._database.listen(heard)
 
     def apply(self, records: Sequence[AnyRecord]) -> int:
         """Store *records*, all or none; return how many rows that added or ended. Again, it changes nothing.
@@ -285,6 +313,10 @@ class Store:
     def mcp_server_overrides(self) -> dict[str, bool]:
         """Return `enabled` of the file's MCP servers that were switched, by name."""
         return self._read(mcpservers.KIND.overrides)
+
+    def has_secrets(self) -> bool:
+        """Whether anything in the store is sealed."""
+        return any(map(self._read, (providers.has_secrets, mcpservers.has_secrets, usertokens.has_any)))
 
     def set_user_token(self, vault: Vault, user: str, server: str, token: Secret, actor: str) -> UserToken:
         """Store a user's own token for an MCP server, in place of the one that is there.

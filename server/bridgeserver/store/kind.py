@@ -66,6 +66,7 @@ class Kind(NamedTuple):
         self, connection: Connection, name: str, *, enabled: bool, actor: str, file_names: Collection[str]
     ) -> None:
         """Switch a stored one itself, one of the file by an override. Raises NotFound."""
+        revisions.hold(connection, revisions.CONFIG)
         row = self.named(connection, name)
         if row is None:
             if name not in file_names:
@@ -78,6 +79,7 @@ class Kind(NamedTuple):
 
     def override(self, connection: Connection, name: str, *, enabled: bool, actor: str) -> None:
         """Switch the file's one of that name until `reset`."""
+        revisions.hold(connection, revisions.CONFIG)
         if self.overrides(connection).get(name) is enabled:
             return
         revisions.advance(connection, revisions.CONFIG)
@@ -87,6 +89,7 @@ class Kind(NamedTuple):
 
     def reset(self, connection: Connection, name: str, actor: str) -> None:
         """End an override; raises NotFound if there is none."""
+        revisions.hold(connection, revisions.CONFIG)
         there = self.overrides(connection)
         if name not in there:
             raise NotFound(f"no override of {self.noun} {name!r} to end; there are: {_listed(there)}")

@@ -23,7 +23,7 @@ from bridgeserver.errors import InvalidMembers, SealError
 from bridgeserver.records import now_us
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import auditing, usertokens
+from bridgeserver.store import auditing, revisions, usertokens
 from bridgeserver.store.instants import iso
 from bridgeserver.store.kind import Kind
 from bridgeserver.store.schema import mcp_server_overrides, mcp_servers
@@ -58,6 +58,7 @@ def create(
 
     *replaced_url* is that of the file's server of the same name: users' tokens stay if they go to the same place.
     """
+    revisions.hold(connection, revisions.CONFIG)
     values = _checked(fields.name, _given(fields))
     name = values["name"]
     KIND.check_free(connection, name)
@@ -73,6 +74,7 @@ def create(
 
 def change(connection: Connection, vault: Vault, id_or_name: str, changes: ServerChanges, actor: str) -> StoredServer:
     """Change a server; raises NotFound, or InvalidMembers with all mistakes."""
+    revisions.hold(connection, revisions.CONFIG)
     row = KIND.row(connection, id_or_name)
     given = _given(changes)
     values = _checked(row.name, _current(row) | given)
@@ -94,6 +96,7 @@ def change(connection: Connection, vault: Vault, id_or_name: str, changes: Serve
 
 def remove(connection: Connection, id_or_name: str, actor: str) -> None:
     """Delete a server with its secrets and its users' tokens; its name is free again. Raises NotFound."""
+    revisions.hold(connection, revisions.CONFIG)
     row = KIND.row(connection, id_or_name)
     KIND.write(connection, row.id, deleted_at=now_us(), query="{}", headers="{}")
     dropped = usertokens.drop(connection, row.name)
@@ -112,6 +115,11 @@ def load(connection: Connection, vault: Vault) -> LoadedServers:
         except SealError as exc:
             errors.append(ServerError(name=row.name, user_token=row.user_token, reason=str(exc)))
     return LoadedServers(servers=tuple(loaded), errors=tuple(errors), overrides=KIND.overrides(connection))
+
+
+def has_secrets(connection: Connection) -> bool:
+    """Whether anything of a server is sealed."""
+    return any(_table(text).sealed for row in KIND.rows(connection) for text in (row.query, row.headers))
 
 
 def is_same_place(url: str, other: str) -> bool:

@@ -57,6 +57,7 @@ def find(connection: Connection, id_or_name: str) -> StoredProvider:
 
 def create(connection: Connection, vault: Vault, fields: ProviderFields, actor: str) -> StoredProvider:
     """Store a provider; raises InvalidMembers with all mistakes, or Conflict if there is one of its name."""
+    revisions.hold(connection, revisions.CONFIG)
     given = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not UNSET}
     labels = {name: given.pop(name) for name in LABEL_LIMITS}
     values = _checked(fields.name, given | {"keys": _revealed(fields.keys)}, _label_mistakes(fields.name, labels))
@@ -78,6 +79,7 @@ def change(
     connection: Connection, vault: Vault, id_or_name: str, changes: ProviderChanges, actor: str
 ) -> StoredProvider:
     """Change a provider; raises NotFound, or InvalidMembers with all mistakes."""
+    revisions.hold(connection, revisions.CONFIG)
     row = KIND.row(connection, id_or_name)
     given = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
     items: Sequence[KeyChange] | None = given.pop("api_keys", None)
@@ -107,10 +109,18 @@ def change(
 
 def remove(connection: Connection, id_or_name: str, actor: str) -> None:
     """Delete a provider and its secrets; its name is free again. Raises NotFound."""
+    revisions.hold(connection, revisions.CONFIG)
     row = KIND.row(connection, id_or_name)
     KIND.write(connection, row.id, deleted_at=now_us(), settings="{}")
     connection.execute(delete(provider_keys).where(provider_keys.c.provider_id == row.id))
     auditing.write(connection, actor, "provider.delete", row.id, name=row.name)
+
+
+def has_secrets(connection: Connection) -> bool:
+    """Whether anything is sealed that providers need."""
+    if connection.execute(select(provider_keys.c.id).limit(1)).first() is not None:
+        return True
+    return any(settings.has_secrets(row.settings) for row in KIND.rows(connection))
 
 
 def load(connection: Connection, vault: Vault) -> LoadedProviders:

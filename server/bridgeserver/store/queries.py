@@ -7,7 +7,7 @@ cost follows the page and never the size of the tables, and no transaction stays
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, literal, select, tuple_
 
 from bridgeserver.errors import StoreError
 from bridgeserver.store import revisions
@@ -77,7 +77,8 @@ _QUERY = select(interceptions, func.coalesce(users.c.name, interceptions.c.user_
 
 
 def _is_after(order: tuple[ColumnElement[Any], ...], place: Start | End) -> ColumnElement[bool]:
-    return tuple_(*order) > tuple_(*place)
+    values = (literal(value, column.type) for column, value in zip(order, place, strict=True))
+    return tuple_(*order) > tuple_(*values)
 
 
 def _page(connection: Connection, query: Select[Any]) -> list[tuple[Row[Any], Record]]:

@@ -1,15 +1,31 @@
-"""What a worker process reads from the store: plain SQL through `sqlite3`, and nothing heavier."""
+"""What a worker process reads from the store: a few statements of plain SQL, and no heavier package than the driver."""
 
-import sqlite3
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from bridgeserver.errors import StoreError
+from bridgeserver.config.databases import POSTGRESQL, SQLITE
+from bridgeserver.store.sqlite_rows import SqliteRows
 
-BUSY_TIMEOUT_S = 0.25
-"""Readers do not wait for the writer in SQLite's WAL mode; this is for the rare moments of recovery."""
+
+class Rows(Protocol):
+    """One engine's way of reading rows; each method raises StoreError while the database cannot be read."""
+
+    def all(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement; its parameters are numbered from $1."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
+def open_rows(url: str) -> Rows:
+    """Return the way to the database that *url* names; nothing is opened before it is used."""
+    if url.startswith(POSTGRESQL):
+        from bridgeserver.store.postgres_rows import PostgresRows  # asyncpg, where it is used
+
+        return PostgresRows(url)
+    return SqliteRows(Path(url.removeprefix(SQLITE)))
 
 
 class KeyRow(NamedTuple):
@@ -38,23 +54,21 @@ KEYS = (
 
 
 class Reader:
-    """Reads the database at *path*, and can write nothing. One thread at a time may use it.
+    """Reads the database that *url* names, and can write nothing. One thread at a time may use it.
 
     Every method raises StoreError while the database cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
+    def __init__(self, url: str) -> None:
+        self._rows = open_rows(url)
 
     def close(self) -> None:
         """Let go of the database."""
-        if self._connection is not None:
-            self._connection.close()
+        self._rows.close()
 
     def find_key(self, key_id: str) -> KeyRow | None:
         """Return the key with that id."""
-        row = self._first(f"{KEYS} WHERE keys.id = ?", key_id)
+        row = self._first(f"{KEYS} WHERE keys.id = $1", key_id)
         return None if row is None else _key(*row)
 
     def revision(self) -> int:
@@ -64,13 +78,13 @@ class Reader:
 
     def changed_keys(self, since: int) -> list[KeyRow]:
         """Return the keys that changed after revision *since*, themselves or through their user."""
-        return [_key(*row) for row in self._all(f"{KEYS} WHERE keys.revision > ?", since)]
+        return [_key(*row) for row in self._rows.all(f"{KEYS} WHERE keys.revision > $1", since)]
 
     def user_tokens(self, user_id: str) -> list[SealedToken]:
         """Return a user's own tokens for MCP servers, by the name of the server."""
-        rows = self._all(
+        rows = self._rows.all(
             "SELECT users.name, server, sealed FROM mcp_tokens JOIN users ON users.id = mcp_tokens.user_id"
-            " WHERE user_id = ? ORDER BY server",
+            " WHERE user_id = $1 ORDER BY server",
             user_id,
         )
         return [SealedToken(*row) for row in rows]
@@ -78,7 +92,7 @@ class Reader:
     def find_object(self, provider_name: str, object_id: str) -> str | None:
         """Return the id of the user to whom a provider-side object belongs."""
         row = self._first(
-            "SELECT user_id FROM provider_objects WHERE provider_name = ? AND object_id = ?",
+            "SELECT user_id FROM provider_objects WHERE provider_name = $1 AND object_id = $2",
             provider_name,
             object_id,
         )
@@ -87,36 +101,15 @@ class Reader:
     def find_continuation(self, provider_name: str, first_id: str) -> str | None:
         """Return the id of the last of the turns that the gateway made one response of, by that of the first."""
         row = self._first(
-            "SELECT last_id FROM continued_responses WHERE provider_name = ? AND first_id = ?", provider_name, first_id
+            "SELECT last_id FROM continued_responses WHERE provider_name = $1 AND first_id = $2",
+            provider_name,
+            first_id,
         )
         return row[0] if row else None
 
     def _first(self, sql: str, *parameters: str) -> tuple[Any, ...] | None:
-        rows = self._all(sql, *parameters)
+        rows = self._rows.all(sql, *parameters)
         return rows[0] if rows else None
-
-    def _all(self, sql: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        # All rows at once: a statement left half read would keep its snapshot, and the log from shrinking.
-        with self._translating():
-            if self._connection is None:  # it may be there later than this process
-                self._connection = self._connect()
-            return self._connection.execute(sql, parameters).fetchall()
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode=ro",
-            uri=True,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-
-    @contextmanager
-    def _translating(self) -> Generator[None]:
-        try:
-            yield
-        except sqlite3.Error as exc:
-            raise StoreError(f"the database {self._path} cannot be read: {exc}") from exc
 
 
 def _key(key_id: str, user_id: str, user_name: str, secret_hash: bytes, is_admin: int, active: int) -> KeyRow:

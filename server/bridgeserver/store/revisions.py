@@ -4,7 +4,7 @@ A transaction that counts one up holds its row until it commits, so the order of
 whoever has seen a value has seen everything that was numbered below it.
 """
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from bridgeserver.store.schema import revisions
 
@@ -17,6 +17,10 @@ CONFIG = "config_rev"
 ENDS = "end_batch"
 """Grows with every transaction that ends interceptions."""
 
+NOTIFIED = (KEYS, CONFIG)
+CHANNEL = "bridgecore_revisions"
+"""Which of them PostgreSQL tells those who listen, and where; with the commit, and the name alone."""
+
 
 def current(connection: Connection, name: str) -> int:
     """Return the value of a counter."""
@@ -26,12 +30,16 @@ def current(connection: Connection, name: str) -> int:
 def advance(connection: Connection, name: str) -> int:
     """Count up by one and return the new value."""
     connection.execute(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
+    if name in NOTIFIED and connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(CHANNEL, name)))
     return current(connection, name)
 
 
 def hold(connection: Connection, name: str) -> None:
     """Wait for the transactions that have counted this up or hold it, and have later ones wait for this one.
 
-    What is read from then on has what they committed. SQLite's writers take turns anyway.
+    What is read from then on has what they committed: whoever looks first and then writes begins with it. SQLite has
+    one writer at a time, and needs no more for it.
     """
-    connection.execute(select(revisions.c.value).where(revisions.c.name == name).with_for_update())
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(revisions.c.value).where(revisions.c.name == name).with_for_update())

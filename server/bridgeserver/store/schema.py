@@ -23,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,6 +49,12 @@ class Timestamp(TypeDecorator[int]):
     def process_result_value(self, value: int | datetime | None, dialect: Dialect) -> int | None:
         del dialect
         return (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
+
+
+@compiles(Computed, "postgresql")
+def _store_computed(computed: Computed, _compiler: object, **_options: object) -> str:
+    """Have PostgreSQL keep what it computes: of what it computes on reading it makes no index."""
+    return f"GENERATED ALWAYS AS ({computed.sqltext}) STORED"
 
 
 metadata = MetaData()

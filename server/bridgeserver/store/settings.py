@@ -44,6 +44,14 @@ def _unreadable() -> InvalidMembers:
     return InvalidMembers([mistake])
 
 
+def has_secrets(text: str) -> bool:
+    """Whether anything in a column is sealed; nothing is in one that cannot be read."""
+    try:
+        return any(table.sealed for table in read(text).tables.values())
+    except InvalidMembers:
+        return False
+
+
 def shown(text: str) -> dict[str, Any]:
     """Return what may be shown of a column; nothing if it cannot be read."""
     try:

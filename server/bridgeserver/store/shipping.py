@@ -1,19 +1,11 @@
-"""Records into tables, many at a time, so that applying any of them again changes nothing.
+"""Records into tables, many at a time, so that applying any of them again changes nothing."""
 
-SQLAlchemy writes the statements, once. They are then run by the driver on plain tuples, because SQLAlchemy's
-own handling of parameters costs 5 µs a row, as much as SQLite needs to insert it.
-"""
-
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, Text, bindparam, case, func, select, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy import Connection, Table, Text, bindparam, case, func, literal, select, update
 
 from bridgeserver.prices import MAX_TOKENS, UNKNOWN, Cost, PriceList, Source, is_countable
 from bridgeserver.records import (
@@ -27,18 +19,9 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
-from bridgeserver.store import lineage, revisions, schema, sessions
-from bridgeserver.store.schema import interceptions
-
-Row = tuple[Any, ...]
-
-PIECE_ROWS = 32
-BREATH_S = 50e-6
-"""How many rows are written at a time, and for how long the thread sleeps after them.
-
-A worker that has to answer on the same core would wait for the scheduler's next tick, 4 ms on many systems, if this
-went on in one piece.
-"""
+from bridgeserver.store import bulk, lineage, revisions, schema, sessions
+from bridgeserver.store.bulk import Row
+from bridgeserver.store.schema import Timestamp, interceptions
 
 
 class _Insert:
@@ -47,12 +30,8 @@ class _Insert:
     def __init__(
         self, kind: type[AnyRecord], table: Table, row: Callable[[Any], Row] = msgspec.structs.astuple
     ) -> None:
-        self.sql = _sql(insert(table).on_conflict_do_nothing(), kind.__struct_fields__)
+        self.statement = bulk.insert(table, kind.__struct_fields__)
         self.row = row
-
-
-def _sql(statement: UpdateBase, columns: Sequence[str]) -> str:
-    return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
 
 
 FIRST_COUNT = TokenUsage.__struct_fields__.index("input_tokens")
@@ -69,7 +48,6 @@ def _usage_row(usage: TokenUsage, cost: Cost) -> Row:
 
 
 _INSERTS: dict[type[AnyRecord], _Insert] = {
-    Interception: _Insert(Interception, interceptions),
     UserPrompt: _Insert(UserPrompt, schema.user_prompts),
     ToolUse: _Insert(ToolUse, schema.tool_usages),
     ModelThought: _Insert(ModelThought, schema.model_thoughts),
@@ -77,7 +55,8 @@ _INSERTS: dict[type[AnyRecord], _Insert] = {
     ContinuedResponse: _Insert(ContinuedResponse, schema.continued_responses),
 }
 
-_USAGE = _sql(insert(schema.token_usages).on_conflict_do_nothing(), [*TokenUsage.__struct_fields__, *Cost._fields])
+_BEGUN = bulk.insert(interceptions, Interception.__struct_fields__)
+_USAGE = bulk.insert(schema.token_usages, [*TokenUsage.__struct_fields__, *Cost._fields])
 _SOURCES = select(
     interceptions.c.id, interceptions.c.provider, interceptions.c.provider_name, interceptions.c.model
 ).where(interceptions.c.id.in_(bindparam("ids", expanding=True)))
@@ -87,17 +66,26 @@ _IS_OPEN = interceptions.c.ended_at.is_(None)
 _END_COLUMNS = [*InterceptionEnd.__struct_fields__[1:-1], "end_batch"]
 
 # The statement sets columns in their order in the table, so the hint comes first.
-_END = _sql(
-    update(interceptions)
-    .where(interceptions.c.id == bindparam("interception_id"), _IS_OPEN)
-    .values(credential_hint=func.coalesce(bindparam("last_hint", type_=Text), interceptions.c.credential_hint)),
-    ["credential_hint", *_END_COLUMNS],
+_END = bulk.update(
+    {
+        "last_hint": Text(),
+        **{name: interceptions.c[name].type for name in _END_COLUMNS},
+        "interception_id": Text(),
+    },
+    lambda given: (
+        update(interceptions)
+        .where(interceptions.c.id == given["interception_id"], _IS_OPEN)
+        .values(
+            credential_hint=func.coalesce(given["last_hint"], interceptions.c.credential_hint),
+            **{name: given[name] for name in _END_COLUMNS},
+        )
+    ),
 )
 
-_ENDED = _sql(insert(interceptions).on_conflict_do_nothing(), [*Interception.__struct_fields__, *_END_COLUMNS])
+_ENDED = bulk.insert(interceptions, [*Interception.__struct_fields__, *_END_COLUMNS])
 """Most requests begin and end within a batch: one statement stores both, and touches the indexes once."""
 
-_SESSION = _sql(sessions.merging(insert(schema.sessions)), sessions.COLUMNS)
+_SESSION = bulk.merge(schema.sessions, sessions.COLUMNS, sessions.merging)
 
 
 def apply(connection: Connection, records: Sequence[AnyRecord], prices: PriceList, unpriced: list[Source]) -> int:
@@ -118,10 +106,9 @@ def apply(connection: Connection, records: Sequence[AnyRecord], prices: PriceLis
     begun_count, ended_count = _apply_interceptions(connection, begun, ends)
     changed = begun_count + ended_count
     if usages:
-        changed += _run(connection, _USAGE, _usage_rows(connection, usages, begun, prices, unpriced))
-    for kind, group in by_type.items():
-        statement = _INSERTS[kind]
-        changed += _run(connection, statement.sql, [statement.row(record) for record in group])
+        changed += _USAGE.run(connection, _usage_rows(connection, usages, begun, prices, unpriced))
+    for kind, insert in _INSERTS.items():  # always in this order: others may be writing the same rows
+        changed += insert.statement.run(connection, [insert.row(record) for record in by_type[kind]])
     are_new = begun_count == len(begun)
     moved = lineage.link(connection, begun, by_type[ToolUse], are_new=are_new)
     _keep_sessions(connection, begun, by_type[UserPrompt], moved, are_new=are_new)
@@ -157,7 +144,7 @@ def _keep_sessions(
     ids = {interception.id for interception in begun}
     if are_new:
         unmoved = [interception for interception in begun if interception.id not in moved.ids] if moved.ids else begun
-        _run(connection, _SESSION, sessions.rows(unmoved, times))
+        _SESSION.run(connection, sessions.rows(unmoved, times))
         sessions.fold(connection, times.keys() - ids)
     else:
         sessions.fold(connection, times.keys() | ids)
@@ -174,7 +161,7 @@ def _apply_interceptions(
 
 
 def _begin(connection: Connection, begun: Iterable[Interception]) -> int:
-    return _run(connection, _INSERTS[Interception].sql, [msgspec.structs.astuple(record) for record in begun])
+    return _BEGUN.run(connection, [msgspec.structs.astuple(record) for record in begun])
 
 
 def _apply_ends(
@@ -197,20 +184,19 @@ def _apply_ends(
             hint = hints.get(interception.id, interception.credential_hint)
             last = msgspec.structs.replace(interception, credential_hint=hint)
             whole.append(msgspec.structs.astuple(last) + end_row)
-    added = _run(connection, _ENDED, whole)
+    added = _ENDED.run(connection, whole)
     if added == len(whole):
         # What was added is ended; an update would only look for it again.
         for row in whole:
             first.pop(row[0], None)
     added_open = _begin(connection, still_open)
-    return added + added_open, added + _run(
-        connection, _END, [(hints.get(id_), *row, id_) for id_, row in first.items()]
-    )
+    return added + added_open, added + _END.run(connection, [(hints.get(id_), *row, id_) for id_, row in first.items()])
 
 
 def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
     """End what *worker* left open, and return how many interceptions that were."""
     started_at = interceptions.c.started_at
+    given = literal(ended_at, Timestamp)
     batch = revisions.advance(connection, revisions.ENDS)
     return connection.execute(
         update(interceptions)
@@ -219,7 +205,7 @@ def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
             status="interrupted",
             error_type="gateway_stopped",
             error_message="the gateway process ended",
-            ended_at=case((started_at > ended_at, started_at), else_=ended_at),
+            ended_at=case((started_at > given, started_at), else_=given),
             end_batch=batch,
         ),
     ).rowcount
@@ -228,12 +214,3 @@ def interrupt(connection: Connection, worker: str, ended_at: int) -> int:
 def open_workers(connection: Connection) -> list[str]:
     """Return the workers that have open interceptions."""
     return list(connection.execute(select(interceptions.c.worker).where(_IS_OPEN).distinct()).scalars())
-
-
-def _run(connection: Connection, sql: str, rows: list[Row]) -> int:
-    count = 0
-    for at in range(0, len(rows), PIECE_ROWS):
-        piece = rows[at : at + PIECE_ROWS]
-        count += connection.exec_driver_sql(sql, piece, execution_options={"preserve_rowcount": True}).rowcount
-        time.sleep(BREATH_S)
-    return count

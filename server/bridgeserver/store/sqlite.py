@@ -10,10 +10,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from bridgeserver.config.databases import SQLITE
 from bridgeserver.errors import StoreError, StoreUnavailable
 from bridgeserver.store.migrations import HEAD
 
-PREFIX = "sqlite:///"
 BUSY_TIMEOUT_MS = 5000
 CHECKPOINT_PAGES = 4000
 """When the write-ahead log goes into the database, at 16 MB. The pages at the ends of the indexes change with every
@@ -33,6 +33,7 @@ class Sqlite:
     def __init__(self, path: Path, *, is_durable: bool) -> None:
         _create(path)
         self.path = path
+        self.url = f"{SQLITE}{path}"
         self._engine = open_engine(path, "FULL" if is_durable else "NORMAL")
         self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
 
@@ -48,8 +49,12 @@ class Sqlite:
         """Return what *work* returns, and commit what it did; nothing is kept of it if it raises."""
         return self._run(self._writing, work, *args, **kwargs)
 
-    def is_current(self) -> bool:
-        """Whether the database has the schema of this version; raises StoreError if it is not a database.
+    def migrate(self, work: Callable[[Connection], T]) -> T:
+        """Do the same for a change of the schema."""
+        return self.write(work)
+
+    def revision(self) -> str | None:
+        """Return the revision of the schema, None where there is none; raises StoreError if it is not a database.
 
         It asks SQLite directly, so that a start with nothing to do need not import Alembic.
         """
@@ -57,11 +62,20 @@ class Sqlite:
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
                 table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-                revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if table else []
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if table else None
         except sqlite3.Error as exc:
             kind = StoreUnavailable if isinstance(exc, sqlite3.OperationalError) else StoreError
             raise kind(f"the database {path} cannot be read: {exc}") from exc
-        return revisions == [(HEAD,)]
+        return None if row is None else str(row[0])
+
+    def is_current(self) -> bool:
+        """Whether the database has the schema of this version; raises StoreError if it is not a database."""
+        return self.revision() == HEAD
+
+    def listen(self, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Do nothing: a file tells nobody that it has changed. Return how to end that."""
+        del heard
+        return lambda: None
 
     def _run(
         self, engine: Engine, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

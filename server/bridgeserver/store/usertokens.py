@@ -12,7 +12,7 @@ from bridgeserver.errors import Conflict, InvalidMembers, NotFound
 from bridgeserver.records import now_us
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
-from bridgeserver.store import accounts, auditing
+from bridgeserver.store import accounts, auditing, revisions
 from bridgeserver.store.instants import iso
 from bridgeserver.store.schema import keys, mcp_tokens, users
 from bridgeserver.store.stored import UserToken, token_place
@@ -26,6 +26,7 @@ REFERENCES = ("env:", "file:")
 
 def put(connection: Connection, vault: Vault, user: str, server: str, token: Secret, actor: str) -> UserToken:
     """Store a user's token, in place of the one that is there; raises NotFound, Conflict, InvalidMembers, SealError."""
+    revisions.hold(connection, revisions.KEYS)
     row = _user(connection, user)
     if not row.active:
         raise Conflict(f"user {user!r} is disabled and can be given no token")
@@ -41,12 +42,18 @@ def put(connection: Connection, vault: Vault, user: str, server: str, token: Sec
 
 def remove(connection: Connection, user: str, server: str, actor: str) -> None:
     """Delete a user's token; raises NotFound."""
+    revisions.hold(connection, revisions.KEYS)
     row = _user(connection, user)
     if not connection.execute(delete(mcp_tokens).where(_is(row.id, server))).rowcount:
         there = ", ".join(token.server for token in find_all(connection, user))
         raise NotFound(f"user {user!r} has no token for {server!r}; there are tokens for: {there or 'none'}")
     accounts.note_change(connection, row.id)
     auditing.write(connection, actor, "user_token.remove", row.id, user=user, server=server)
+
+
+def has_any(connection: Connection) -> bool:
+    """Whether there is any token."""
+    return connection.execute(select(mcp_tokens.c.server).limit(1)).first() is not None
 
 
 def drop(connection: Connection, server: str) -> int:
