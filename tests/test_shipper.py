@@ -224,7 +224,7 @@ def test_sqlite_refuses_a_number_that_it_cannot_hold(tmp_path: Path) -> None:
     """With the real store: the record that does not fit is kept aside, and the rest of its request is there."""
     journal = tmp_path / "journal"
     journal.mkdir()
-    huge = msgspec.structs.replace(samples.usage(1), input_tokens=1 << 80)
+    huge = msgspec.structs.replace(samples.tool(1), duration_us=1 << 80)
     abandoned(journal, frame(samples.interception(1), huge, samples.end(1)))
     store = open_store(f"sqlite:///{tmp_path}/a.db")
     store.upgrade()
@@ -234,7 +234,7 @@ def test_sqlite_refuses_a_number_that_it_cannot_hold(tmp_path: Path) -> None:
             pass
     (record,) = store.records()
     store.close()
-    assert (record["status"], record["input_tokens"]) == ("completed", 0)
+    assert (record["status"], record["tools"]) == ("completed", [])
     assert (journal / "dead.refused").read_bytes() == msgspec.json.encode(huge) + b"\n"
 
 

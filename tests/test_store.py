@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, Text, inspect
+from sqlalchemy import URL, Boolean, Connection, Engine, Text, inspect
 from sqlalchemy.schema import CreateTable
 
 import samples
@@ -271,7 +271,7 @@ def insert(connection: Connection, name: str, **values: object) -> None:
     table = metadata.tables[name]
     for column in table.columns:
         if not column.nullable and column.server_default is None:
-            values.setdefault(column.name, "" if isinstance(column.type, Text) else column.type.python_type())
+            values.setdefault(column.name, {Text: "", Boolean: False}.get(type(column.type), 0))
     connection.execute(table.insert().values(**values))
 
 
