@@ -1,6 +1,6 @@
 """Stores that hold what a test wants to ask for: requests with their sessions, threads and costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,7 +32,7 @@ def request(number: int, *, at: int | None = None, tokens: int = 1, **members: A
 
 def fill(
     store: Store,
-    *requests: list[AnyRecord],
+    *requests: Sequence[AnyRecord],
     roots: Mapping[int, int] | None = None,
     costs: Mapping[int, int] | None = None,
 ) -> None:

@@ -1,24 +1,25 @@
-"""The parent's answers to administrators: providers, users' tokens, the detail of readiness, and the metrics.
+"""The parent's answers below `/-/`: providers, users' tokens, the detail of readiness, the metrics, and queries.
 
 A worker has checked who asks. Everything here is synchronous and runs in a thread of the parent; what it keeps
 between two requests is in the store and in the reloader.
 """
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from functools import partial
+from typing import Any
 
 import msgspec
 import structlog
 
 from bridgeserver import metrics
-from bridgeserver.asks import Answer, Ask, Refused, refusal
+from bridgeserver.api.answers import NewToken, Providers, TokenView, UserTokens
+from bridgeserver.api.queries import Queries, decoded
+from bridgeserver.api.routes import OPERATIONS, PROVIDERS
+from bridgeserver.asks import ADMIN_NEEDED, MAX_ANSWER_BYTES, Answer, Ask, Refused, refusal
 from bridgeserver.bodies import convert, read
 from bridgeserver.catalog import Catalog, State
 from bridgeserver.errors import BridgeError
 from bridgeserver.sealing import Vault
-from bridgeserver.secret import Secret
 from bridgeserver.store import Store
 from bridgeserver.store.instants import iso
 from bridgeserver.store.stored import UserToken
@@ -27,8 +28,6 @@ from bridgeserver.usertokens import check_server
 
 log = structlog.get_logger("bridgecore")
 
-PROVIDERS = "/-/api/v1/providers"
-USERS = "/-/api/v1/users"
 APPLY_S = 1.0
 """How long an answer waits until every worker follows the change."""
 
@@ -36,22 +35,8 @@ APPLIED = "x-bridge-applied"
 """`true` where every worker follows the change that was asked for, `false` where some are still about to."""
 
 
-# Nothing but a user's name is decoded in a path: nothing else needs an escape, so what has one is none of ours.
-ID = r"([A-Za-z0-9-]{1,128})"
-USER = "([^/]+)"
-
-
-class Route(NamedTuple):
-    """What can be done at one path."""
-
-    path: str
-    methods: Mapping[str, Callable[..., Answer]]
-
-
-class NewToken(msgspec.Struct, frozen=True):
-    """The body of a request that sets a user's token."""
-
-    token: Secret
+Handler = Callable[..., Answer]
+"""Takes a request and what stands at the places of its path."""
 
 
 class Admin:
@@ -63,20 +48,28 @@ class Admin:
         self._vault = vault
         self._state = state
         self._counters = counters
-        self._routes = (
-            Route("/-/readyz", {"GET": self._readiness}),
-            Route("/-/metrics", {"GET": self._metrics}),
-            Route(PROVIDERS, {"GET": self._list, "POST": self._create}),
-            Route(f"{PROVIDERS}/{ID}", {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}),
-            Route(f"{PROVIDERS}/{ID}/reset", {"POST": self._reset}),
-            Route(f"{USERS}/{USER}/tools", {"GET": self._list_tokens}),
-            Route(f"{USERS}/{USER}/tools/{ID}", {"PUT": self._set_token, "DELETE": self._remove_token}),
-        )
+        queries = Queries(store)
+        handlers: dict[str, Handler] = {
+            "list_providers": self._list,
+            "create_provider": self._create,
+            "get_provider": self._get,
+            "change_provider": self._change,
+            "delete_provider": self._delete,
+            "reset_provider": self._reset,
+            "list_tokens": self._list_tokens,
+            "set_token": self._set_token,
+            "remove_token": self._remove_token,
+        }
+        self._handlers = [
+            (operation, partial(queries.answer, operation) if operation.is_open else handlers[operation.name])
+            for operation in OPERATIONS
+        ]
+        self._own: dict[str, Handler] = {"/-/readyz": self._readiness, "/-/metrics": self._metrics}
 
     def answer(self, ask: Ask) -> Answer:
         """Return the answer, whatever happens; never raises."""
         try:
-            return self._route(ask)
+            return _bounded(self._route(ask))
         except Refused as refused:
             return refused.answer
         except BridgeError as error:
@@ -87,13 +80,25 @@ class Admin:
             return refusal(500, "the gateway failed; its log says why")
 
     def _route(self, ask: Ask) -> Answer:
-        for route in self._routes:
-            if match := re.fullmatch(route.path, ask.path):
-                handler = route.methods.get(ask.method)
-                if handler is None:
-                    allowed = ", ".join(route.methods).replace("GET", "GET, HEAD")
-                    raise Refused(405, f"method not allowed: {ask.method}; use {allowed}", {"allow": allowed})
+        allowed: list[str] = []
+        for operation, handler in self._handlers:
+            match = operation.pattern.fullmatch(ask.path)
+            if match and operation.method == ask.method:
+                if not (ask.is_admin or operation.is_open):
+                    raise Refused(403, ADMIN_NEEDED)
                 return handler(ask, *match.groups())
+            if match:
+                allowed.append(operation.method)
+        if not ask.is_admin:
+            raise Refused(403, ADMIN_NEEDED)
+        own = self._own.get(ask.path)
+        if own is not None:
+            allowed.append("GET")
+            if ask.method == "GET":
+                return own(ask)
+        if allowed:
+            names = ", ".join(allowed).replace("GET", "GET, HEAD")
+            raise Refused(405, f"method not allowed: {ask.method}; use {names}", {"allow": names})
         raise Refused(404, f"route not supported: {ask.method} {redact(ask.path)}")
 
     def _readiness(self, _ask: Ask) -> Answer:
@@ -117,7 +122,7 @@ class Admin:
         return Answer(200, metrics.render(self._state.status(), self._counters()), metrics.CONTENT_TYPE)
 
     def _list(self, _ask: Ask) -> Answer:
-        return _json(200, {"providers": self._catalog.views()})
+        return _json(200, Providers(self._catalog.views()))
 
     def _create(self, ask: Ask) -> Answer:
         name = self._catalog.create(ask.body, ask.actor)
@@ -143,7 +148,7 @@ class Admin:
         return Answer(204, b"", headers=headers) if view is None else _json(200, view, headers)
 
     def _list_tokens(self, _ask: Ask, user: str) -> Answer:
-        return _json(200, {"tools": [_token_view(token) for token in self._store.list_user_tokens(_decoded(user))]})
+        return _json(200, UserTokens([_token_view(token) for token in self._store.list_user_tokens(_decoded(user))]))
 
     def _set_token(self, ask: Ask, user: str, server: str) -> Answer:
         check_server(server, self._state.status().mcp_servers)
@@ -170,16 +175,22 @@ def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Ans
     return Answer(status, msgspec.json.encode(value), headers=headers or {})
 
 
+def _bounded(answer: Answer) -> Answer:
+    """Return the answer, or a refusal where no line to a worker could hold it."""
+    size = len(answer.body)
+    if size <= MAX_ANSWER_BYTES:
+        return answer
+    reason = f"the answer has {size} bytes, and at most {MAX_ANSWER_BYTES} are sent"
+    return refusal(413, f"{reason}: ask for less with `limit`, or for an export")
+
+
 def _instant(at: float | None) -> str | None:
     return None if at is None else iso(round(at * 1_000_000))
 
 
 def _decoded(user: str) -> str:
-    try:
-        return unquote_to_bytes(user.encode("latin-1")).decode()
-    except UnicodeError as exc:
-        raise Refused(400, "path: found a user's name that is no UTF-8, expected one with %-escapes") from exc
+    return decoded(user, "a user's name")
 
 
-def _token_view(token: UserToken) -> dict[str, str]:
-    return {"server": token.server, "created_at": token.created_at, "updated_at": token.updated_at}
+def _token_view(token: UserToken) -> TokenView:
+    return TokenView(token.server, token.created_at, token.updated_at)

@@ -5,7 +5,7 @@ can be done to it here is to switch it, which writes an override, and to end tha
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -15,10 +15,36 @@ from bridgeserver.bodies import convert, read
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.status import ProviderStatus, ReloadStatus
-from bridgeserver.store.stored import GivenSettings, KeyChange, ProviderChanges, ProviderFields, StoredProvider
+from bridgeserver.store.stored import (
+    GivenSettings,
+    KeyChange,
+    ProviderChanges,
+    ProviderFields,
+    StoredKey,
+    StoredProvider,
+)
 
-View = dict[str, Any]
-"""A provider as the answers show it."""
+
+class ProviderView(Struct, frozen=True, kw_only=True):
+    """A provider as the answers show it; one of the file has neither an id nor settings nor times here."""
+
+    id: str | None = None
+    type: str
+    name: str
+    display_name: str = ""
+    icon: str = ""
+    enabled: bool
+    base_url: str
+    api_keys: list[StoredKey] = []
+    settings: dict[str, Any] | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    key_count: int
+    source: Literal["file", "store"]
+    status: Literal["enabled", "disabled", "error"]
+    status_reason: str
+    override: bool | None
+    """What a switch of the file's provider has set `enabled` to."""
 
 
 class NewProvider(Struct, frozen=True, kw_only=True):
@@ -86,7 +112,7 @@ class Catalog:
         self._vault = vault
         self._state = state
 
-    def views(self) -> list[View]:
+    def views(self) -> list[ProviderView]:
         """Return all providers by name."""
         status = self._state.status()
         overrides = self._store.provider_overrides()
@@ -97,14 +123,14 @@ class Catalog:
         }
         views = [_stored_view(provider, in_force.get(name), status) for name, provider in stored.items()]
         views += [_file_view(name, in_force.get(name), overrides.get(name)) for name in from_file - stored.keys()]
-        return sorted(views, key=lambda view: str(view["name"]))
+        return sorted(views, key=lambda view: view.name)
 
-    def find(self, id_or_name: str) -> View | None:
+    def find(self, id_or_name: str) -> ProviderView | None:
         """Return one provider, or None if there is no such; a name beats an id."""
         views = self.views()
-        return next((view for member in ("name", "id") for view in views if view[member] == id_or_name), None)
+        return next((view for member in ("name", "id") for view in views if getattr(view, member) == id_or_name), None)
 
-    def view(self, id_or_name: str) -> View:
+    def view(self, id_or_name: str) -> ProviderView:
         """Return one provider."""
         view = self.find(id_or_name)
         if view is None:
@@ -131,13 +157,13 @@ class Catalog:
         """Change a provider and return its name."""
         view = self.view(id_or_name)
         given = _given(convert(read(body), Patch))
-        name: str = view["name"]
+        name = view.name
         for member in ("name", "type"):
-            if given.pop(member, view[member]) != view[member]:
+            if given.pop(member, getattr(view, member)) != getattr(view, member):
                 raise Refused(
                     409, f"{member}: the {member} of a provider is for good: create another one, and delete {name}"
                 )
-        if view["source"] == "store":
+        if view.source == "store":
             self._store.update_provider(self._vault, name, _changes(given), actor)
         elif given.keys() - {"enabled"}:
             raise Refused(
@@ -153,19 +179,19 @@ class Catalog:
     def delete(self, id_or_name: str, actor: str) -> None:
         """Delete a provider of the store."""
         view = self.view(id_or_name)
-        if view["source"] == "file":
+        if view.source == "file":
             raise Refused(
                 409,
-                f"provider {view['name']} is in the configuration file: remove it there and reload, "
+                f"provider {view.name} is in the configuration file: remove it there and reload, "
                 'or switch it off with PATCH and {"enabled": false}',
             )
-        self._store.delete_provider(view["name"], actor)
+        self._store.delete_provider(view.name, actor)
 
     def reset(self, name: str, actor: str) -> None:
         """End the override of a provider of the file; without one nothing changes."""
         if name in self._store.provider_overrides():
             self._store.reset_provider(name, actor)
-        elif self.view(name)["source"] == "store":
+        elif self.view(name).source == "store":
             raise Refused(409, f"provider {name} is in the store and has no override: PATCH changes it itself")
 
 
@@ -183,34 +209,31 @@ def _changes(given: dict[str, Any]) -> ProviderChanges:
     return ProviderChanges(**given, **_given(convert(settings, GivenSettings, "body: settings")))
 
 
-def _stored_view(stored: StoredProvider, found: ProviderStatus | None, status: ReloadStatus) -> View:
-    view: View = msgspec.to_builtins(stored)
+def _stored_view(stored: StoredProvider, found: ProviderStatus | None, status: ReloadStatus) -> ProviderView:
     if found is None or found.source != "store":
         reason = status.last_error or status.store_error or "the workers do not have it yet"
         found = ProviderStatus(stored.name, stored.type, "error", reason, "store", stored.base_url, 0)
-    return view | {"key_count": len(stored.api_keys), **_state_of(found), "override": None}
+    return ProviderView(
+        **msgspec.structs.asdict(stored),
+        key_count=len(stored.api_keys),
+        source=found.source,
+        status=found.status,
+        status_reason=found.reason,
+        override=None,
+    )
 
 
-def _file_view(name: str, found: ProviderStatus | None, override: bool | None) -> View:
+def _file_view(name: str, found: ProviderStatus | None, override: bool | None) -> ProviderView:
     if found is None or found.source != "file":
         found = ProviderStatus(name, "", "error", "the workers do not have it yet", "file", "", 0)
-    return {
-        "id": None,
-        "type": found.type,
-        "name": name,
-        "display_name": "",
-        "icon": "",
-        "enabled": found.status != "disabled" if override is None else override,
-        "base_url": found.base_url,
-        "api_keys": [],
-        "settings": None,
-        "created_at": None,
-        "updated_at": None,
-        "key_count": found.key_count,
-        **_state_of(found),
-        "override": override,
-    }
-
-
-def _state_of(found: ProviderStatus) -> View:
-    return {"source": found.source, "status": found.status, "status_reason": found.reason}
+    return ProviderView(
+        type=found.type,
+        name=name,
+        enabled=found.status != "disabled" if override is None else override,
+        base_url=found.base_url,
+        key_count=found.key_count,
+        source=found.source,
+        status=found.status,
+        status_reason=found.reason,
+        override=override,
+    )

@@ -1,8 +1,9 @@
 """Everything below `/-/`: health for everybody, and the way of an administrator's request to the parent.
 
 `/-/healthz` and `/-/readyz` are open and without detail. `/-/api/…`, `/-/metrics` and the detail of readiness need
-an administrator's key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it
-has remembered) opens nothing. Here is checked who asks; the parent, which owns the store, knows what there is.
+a key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it has remembered)
+opens nothing. An administrator's opens all of it, a user's what can be read of the user's own. Here is checked who
+asks; the parent, which owns the store, knows what there is.
 """
 
 import asyncio
@@ -12,7 +13,8 @@ from typing import Protocol
 import structlog
 
 from bridgecore import Reply, Request, write_lines
-from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
+from bridgeserver import downloads
+from bridgeserver.asks import ADMIN_NEEDED, MAX_BODY_BYTES, MAX_TARGET_BYTES, OPEN, Answer, Ask, refusal
 from bridgeserver.credential import bearer_token
 from bridgeserver.errors import (
     BodyTooLarge,
@@ -24,6 +26,7 @@ from bridgeserver.errors import (
 )
 from bridgeserver.headers import Pairs
 from bridgeserver.identity import Caller
+from bridgeserver.relay import Timeouts
 from bridgeserver.request import Network, check_unbroken, client_address
 from bridgeserver.tokens import redact
 
@@ -61,6 +64,11 @@ class Host(Protocol):
         """Whether new requests should be sent here."""
         ...
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long a client may read nothing."""
+        ...
+
     async def ask(self, ask: Ask) -> Answer:
         """Return the parent's answer; raise a BridgeError if it gives none in time."""
         ...
@@ -72,7 +80,7 @@ async def answer(worker: Host, request: Request, reply: Reply) -> None:
     if path in {HEALTH, READINESS}:
         await _answer_health(worker, request, reply)
     elif path == METRICS or path.startswith(API):
-        _send(reply, await _administer(worker, request))
+        await _administer(worker, request, reply)
     else:
         text = f"route not supported: {request.method} {redact(path)}\n"
         reply.whole(404, TEXT, text.encode())
@@ -91,18 +99,29 @@ async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
         reply.whole(503, TEXT + b"retry-after: 1\r\n", b"not ready\n")
 
 
-async def _administer(worker: Host, request: Request) -> Answer:
-    """Return the answer to a request that only an administrator may make, whatever happens."""
+async def _administer(worker: Host, request: Request, reply: Reply) -> None:
+    """Answer a request that needs a key, whatever happens before the answer has begun."""
     try:
         caller = await _caller(worker, request)
-        if not caller.is_admin:
-            return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
+        if not caller.is_admin and not (request.method in READ and OPEN.fullmatch(request.path)):
+            _send(reply, refusal(403, ADMIN_NEEDED))
+            return
         body = await _read_body(request)
     except ClientClosed as error:
-        return refusal(400, str(error))
+        _send(reply, refusal(400, str(error)))
+        return
     except BridgeError as error:
-        return _refusal_of(error)
-    return await _forward(worker, request, body, caller)
+        _send(reply, _refusal_of(error))
+        return
+    found = await _forward(worker, request, body, caller)
+    if found.cursor is None:
+        _send(reply, found)
+    else:
+
+        async def following(cursor: str) -> Answer:
+            return await _forward(worker, request, body, caller, cursor)
+
+        await downloads.send(request, reply, _lines(found), found, following, worker.timeouts.client_s)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -128,7 +147,7 @@ async def _caller(worker: Host, request: Request) -> Caller:
     values = [value for name, value in request.fields if name == b"authorization"]
     token = bearer_token(values[0]) if len(values) == 1 else None
     if token is None or not token.startswith("bc_"):
-        raise Unauthorized("no gateway key: send an administrator's key, once, as `Authorization: Bearer bc_…`")
+        raise Unauthorized("no gateway key: send one, once, as `Authorization: Bearer bc_…`")
     return await worker.keyring.authenticate(token, client_address(request, worker.trusted_proxies))
 
 
@@ -141,7 +160,7 @@ async def _known_admin(worker: Host, request: Request) -> Caller | None:
     return caller if caller.is_admin else None
 
 
-async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) -> Answer:
+async def _forward(worker: Host, request: Request, body: bytes, caller: Caller, cursor: str | None = None) -> Answer:
     """Return what the parent answers, or why it does not."""
     size = len(request.path) + len(request.query)
     try:
@@ -154,6 +173,9 @@ async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) 
                 query=request.query.decode("latin-1"),
                 body=body,
                 actor=f"user {caller.user_name}, key {caller.key_id}",
+                user_id=caller.user_id,
+                is_admin=caller.is_admin,
+                cursor=cursor,
             )
         )
     except BridgeError as error:
@@ -164,11 +186,15 @@ async def _forward(worker: Host, request: Request, body: bytes, caller: Caller) 
 
 
 def _send(reply: Reply, answer: Answer) -> None:
+    reply.whole(answer.status, _lines(answer), answer.body)
+
+
+def _lines(answer: Answer) -> bytes:
     fields: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     fields.append((b"cache-control", b"no-store"))
     if answer.status != 204:  # has no body, and says nothing of one
         fields.append((b"content-type", answer.content_type.encode()))
-    reply.whole(answer.status, write_lines(fields), answer.body)
+    return write_lines(fields)
 
 
 def _refusal_of(error: BridgeError) -> Answer:

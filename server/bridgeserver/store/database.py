@@ -155,6 +155,10 @@ class Store:
         """Return up to *limit* groups of requests after the place *after*, with what they used."""
         return self._read(usage.rows, groups, filters, after=after, limit=limit)
 
+    def first_start(self, filters: Filters) -> int | None:
+        """Return when the first request of a period began, None where there was none."""
+        return self._read(usage.first_start, filters)
+
     def unpriced(self, filters: Filters, limit: int) -> list[UsageRow]:
         """Return models that have no price, and what they used."""
         return self._read(usage.unpriced, filters, limit)

@@ -76,6 +76,14 @@ def rows(
     return [(place, _row(place, keys, count, used.get(place), names)) for place, count in requests.items()]
 
 
+def first_start(connection: Connection, filters: Filters) -> int | None:
+    """Return when the first request of a period began, of anybody, or of the owner."""
+    theirs = () if filters.owner is None else (interceptions.c.user_id == filters.owner,)
+    query = select(func.min(interceptions.c.started_at))
+    found: int | None = connection.execute(query.where(*theirs, *times(interceptions.c.started_at, filters))).scalar()
+    return found
+
+
 def unpriced(connection: Connection, filters: Filters, limit: int) -> list[UsageRow]:
     """Return models that have no price, and what they used."""
     keys = _keys(("provider", "model"))
@@ -88,6 +96,11 @@ def unpriced(connection: Connection, filters: Filters, limit: int) -> list[Usage
 def total(found: Sequence[UsageRow]) -> Spent:
     """Return the sums of rows; they are whole numbers, so there is nothing to round."""
     return Spent(**{name: sum(getattr(row, name) for row in found) for name in SPENT})
+
+
+def day_of(text: str) -> int:
+    """Return the number of a day by its date."""
+    return (date.fromisoformat(text) - EPOCH_DAY).days
 
 
 SPENT = ("requests", *TOKENS, "cost_micros", "unpriced_requests")
