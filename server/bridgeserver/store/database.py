@@ -80,7 +80,14 @@ class Store:
 
         At most *limit*, only those after the one with the id *after*.
         """
-        place = None if after is None else self._read(interceptions.start_of, after)
+        yield from self._records(None if after is None else self._read(interceptions.start_of, after), limit, filters)
+
+    def last_records(self, filters: Filters, limit: int | None) -> Iterator[Record]:
+        """Yield the same, the last *limit* of them in the same order."""
+        place = None if limit is None else self._read(interceptions.before_last, filters, limit)
+        return self._records(place, None, filters)
+
+    def _records(self, place: Start | None, limit: int | None, filters: Filters) -> Iterator[Record]:
         remaining = float("inf") if limit is None else limit
         while remaining > 0:
             page, has_more = self.started_after(place, int(min(PAGE_ROWS, remaining)), filters)

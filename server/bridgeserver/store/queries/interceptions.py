@@ -73,6 +73,13 @@ def newest(connection: Connection, filters: Filters, after: str | None, limit: i
     return Interceptions(interceptions=records, next=records[-1].id if has_more else None)
 
 
+def before_last(connection: Connection, filters: Filters, count: int) -> Start | None:
+    """Return the place after which there are *count* interceptions, None where there are no more than that."""
+    query = _matching(connection, filters).with_only_columns(*_ORDER)
+    row = connection.execute(query.order_by(*(column.desc() for column in _ORDER)).limit(1).offset(count)).first()
+    return None if row is None else Start(*row)
+
+
 def find(connection: Connection, interception_id: str, owner: str | None) -> Interception:
     """Return one interception; raises NotFound, also where it is not one of the *owner*."""
     query = _QUERY.where(interceptions.c.id == interception_id, *_owned_by(owner))
