@@ -130,12 +130,16 @@ interceptions = Table(
 )
 Index("ix_interceptions_started", interceptions.c.started_at, interceptions.c.id)
 Index("ix_interceptions_user", interceptions.c.user_id, interceptions.c.started_at, interceptions.c.id)
+# Its last columns are not looked up: what a session is filtered and shown by is read from the index alone.
 Index(
     "ix_interceptions_session_key",
     interceptions.c.user_id,
     interceptions.c.session_key,
     interceptions.c.started_at,
     interceptions.c.id,
+    interceptions.c.provider_name,
+    interceptions.c.model,
+    interceptions.c.client,
 )
 # For the different values of a column, and for filters that few rows match.
 Index("ix_interceptions_model", interceptions.c.model, interceptions.c.user_id)

@@ -15,26 +15,26 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
-    Text,
     and_,
-    column,
     exists,
     func,
     select,
     tuple_,
 )
-from sqlalchemy import values as table_of
 
 from bridgeserver.errors import InvalidMembers
 from bridgeserver.store.instants import iso, iso_or_none
 from bridgeserver.store.queries import sums
 from bridgeserver.store.queries.filters import Filters, choose, times
-from bridgeserver.store.schema import Timestamp, interceptions, sessions, token_usages, user_prompts, users
+from bridgeserver.store.schema import interceptions, sessions, token_usages, user_prompts, users
 from bridgeserver.store.views import Initiator, Session, Sessions, Tokens
 
 COUNT_LIMIT = 1000
 PROMPT_CHARACTERS = 1000
 """What a list shows of a prompt."""
+
+APART = 1 << 30
+"""A limit that limits nothing keeps a query from being merged into the statement around it."""
 
 Key = tuple[str, str]
 """A user and an id: clients choose the ids, so that two users may have the same."""
@@ -50,16 +50,17 @@ class Page(NamedTuple):
 
 def newest(connection: Connection, filters: Filters, page: Page) -> Sessions:
     """Return a page; raises InvalidMembers if its cursor is not a session that the owner may see."""
-    query = _matching(connection, filters)
+    query, is_quick = _matching(connection, filters)
     order = sessions.c.active_at, sessions.c.user_id, sessions.c.id
     wanted = query.order_by(*(each.desc() for each in order)).limit(page.limit + 1).offset(page.offset)
     if page.after is not None:
         wanted = wanted.where(tuple_(*order) < tuple_(*_place_of(connection, page.after, filters.owner)))
     rows = connection.execute(wanted).all()
     shown = rows[: page.limit]
-    counted = query.with_only_columns(sessions.c.id).limit(COUNT_LIMIT).subquery()
+    is_first = page.after is None and not page.offset
+    count_limit = COUNT_LIMIT if is_quick else page.limit + 1
     return Sessions(
-        count=connection.execute(select(func.count()).select_from(counted)).scalar_one(),
+        count=len(rows) if is_first and not is_quick else _count(connection, query, count_limit),
         sessions=views(connection, shown),
         next=f"{shown[-1].user_id}:{shown[-1].id}" if len(rows) > len(shown) else None,
     )
@@ -95,13 +96,24 @@ def _is_one_of(table: FromClause) -> ColumnElement[bool]:
 
 
 def _as_table(rows: Sequence[Row[Any]]) -> CTE:
-    """Return the chosen sessions as a table of their own, which no planner can do but begin with."""
-    columns = column("user_id", Text), column("id", Text), column("prompted_at", Timestamp)
-    return table_of(*columns, name="page").data([(row.user_id, row.id, row.prompted_at) for row in rows]).cte("page")
+    """Return the chosen sessions as a table of their own, which every planner begins with.
+
+    They are found by their ids alone, for which there is an index, so that there may be others' of the same id too.
+    """
+    chosen = select(sessions.c.user_id, sessions.c.id, sessions.c.prompted_at)
+    return chosen.where(sessions.c.id.in_([row.id for row in rows])).limit(APART).cte("page")
 
 
-def _matching(connection: Connection, filters: Filters) -> Select[Any]:
-    """Return the query for the sessions of which one interception is as the filters say."""
+def _count(connection: Connection, query: Select[Any], limit: int) -> int:
+    rows = query.with_only_columns(sessions.c.id).limit(limit).subquery()
+    return connection.execute(select(func.count()).select_from(rows)).scalar_one()
+
+
+def _matching(connection: Connection, filters: Filters) -> tuple[Select[Any], bool]:
+    """Return the query for the sessions of which one interception is as the filters say.
+
+    And whether it finds them without a look at the interceptions of others.
+    """
     chosen = choose(connection, msgspec.structs.replace(filters, session_id=None))
     query = _QUERY.where(*(sessions.c.user_id == user for user in chosen.users), *times(sessions.c.started_at, filters))
     if filters.started_after is not None:
@@ -110,11 +122,11 @@ def _matching(connection: Connection, filters: Filters) -> Select[Any]:
     if filters.session_id is not None:
         query = query.where(sessions.c.id == filters.session_id)
     if len(chosen.conditions) == len(chosen.users):
-        return query
+        return query, True
     if chosen.leads:
         found = select(interceptions.c.session_key, interceptions.c.user_id).where(*chosen.conditions)
-        return query.where(tuple_(sessions.c.id, sessions.c.user_id).in_(found))
-    return query.where(exists().where(_is_one_of(sessions), *chosen.conditions))
+        return query.where(tuple_(sessions.c.id, sessions.c.user_id).in_(found)), True
+    return query.where(exists().where(_is_one_of(sessions), *chosen.conditions)), False
 
 
 def _place_of(connection: Connection, cursor: str, owner: str | None) -> tuple[int, str, str]:
@@ -179,14 +191,17 @@ def _tokens(connection: Connection, page: CTE) -> dict[Key, tuple[Tokens, int, i
 
 
 def _last_prompts(connection: Connection, page: CTE) -> dict[Key, str]:
-    text: ColumnElement[str] = func.substr(user_prompts.c.text, 1, PROMPT_CHARACTERS)
-    query = (
-        select(page.c.user_id, page.c.id, text.label("text"))
-        .join_from(page, interceptions, _is_one_of(page))
-        .join(user_prompts, user_prompts.c.interception_id == interceptions.c.id)
-        .where(user_prompts.c.created_at == page.c.prompted_at)
-        .order_by(user_prompts.c.interception_id, user_prompts.c.seq)
+    # Asked for a session at a time: as a join SQLite would begin with all the prompts there are.
+    text = (
+        select(func.substr(user_prompts.c.text, 1, PROMPT_CHARACTERS))
+        .join_from(interceptions, user_prompts, user_prompts.c.interception_id == interceptions.c.id)
+        .where(_is_one_of(page), user_prompts.c.created_at == page.c.prompted_at)
+        .order_by(user_prompts.c.interception_id.desc(), user_prompts.c.seq.desc())
+        .limit(1)
+        .correlate(page)
+        .scalar_subquery()
     )
+    query = select(page.c.user_id, page.c.id, text.label("text"))
     return {(row.user_id, row.id): row.text for row in connection.execute(query)}
 
 

@@ -16,7 +16,11 @@ def upgrade() -> None:
     op.add_column(
         "interceptions", sa.Column("session_key", sa.Text, sa.Computed("coalesce(session_id, thread_root_id, id)"))
     )
-    op.create_index("ix_interceptions_session_key", "interceptions", ["user_id", "session_key", "started_at", "id"])
+    op.create_index(
+        "ix_interceptions_session_key",
+        "interceptions",
+        ["user_id", "session_key", "started_at", "id", "provider_name", "model", "client"],
+    )
     op.create_index("ix_interceptions_model", "interceptions", ["model", "user_id"])
     op.create_index("ix_interceptions_client", "interceptions", ["client", "user_id"])
     is_set = sa.text("thread_root_id IS NOT NULL")
