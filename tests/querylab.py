@@ -57,4 +57,4 @@ def fill(
             )
         )
 
-    store._write(settle)
+    store._write(settle)  # pyright: ignore[reportPrivateUsage]

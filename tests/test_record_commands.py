@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -137,12 +136,14 @@ def test_a_long_export_is_counted_on_the_terminal(store: Store, tmp_path: Path) 
     fill(store, *(request(number) for number in range(1, 4)))
     shown, terminal = pty.openpty()
     command = [sys.executable, "-m", "bridgeserver", "records", "--csv"]
-    options: dict[str, Any] = {"cwd": tmp_path, "env": clean_environment() | {"TERM": "xterm"}}
-    with_bar = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=terminal, timeout=60, **options)
+    environment = clean_environment() | {"TERM": "xterm"}
+    with_bar = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=terminal, timeout=60, cwd=tmp_path, env=environment
+    )
     assert b"3/3" in os.read(shown, 1 << 16)
     os.close(terminal)
     os.close(shown)
-    without = subprocess.run(command, check=True, capture_output=True, timeout=60, **options)
+    without = subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=tmp_path, env=environment)
     assert without.stderr == b""
     assert with_bar.stdout == without.stdout
     assert without.stdout.count(b"\r\n") == 4

@@ -61,7 +61,8 @@ def fill(store: Store, scale: Scale) -> Iterator[int]:
     """Add rows to an upgraded store, and yield how many interceptions there are after each batch."""
     made = 0
     for batch in batches(scale):
-        store._write(_insert, batch)  # noqa: SLF001 - no operation of the store adds rows that are not records
+        # No operation of the store adds rows that are not records.
+        store._write(_insert, batch)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         made += len(batch[interceptions])
         yield made
 
@@ -69,7 +70,7 @@ def fill(store: Store, scale: Scale) -> Iterator[int]:
 def batches(scale: Scale) -> Generator[Rows]:
     """Yield rows by table, many sessions at a time."""
     maker = _Maker(scale)
-    rows = maker.people()
+    rows: Rows = maker.people()
     made = 0
     while made < scale.interceptions:
         before = len(rows[interceptions])
@@ -77,7 +78,7 @@ def batches(scale: Scale) -> Generator[Rows]:
         made += len(rows[interceptions]) - before
         if len(rows[interceptions]) >= BATCH_ROWS:
             yield rows
-            rows = defaultdict(list)
+            rows = defaultdict[Table, list[dict[str, Any]]](list)
     yield rows
 
 

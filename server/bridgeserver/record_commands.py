@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -151,7 +151,7 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def _counted(records: Iterable[Record], total: int) -> Iterator[Iterable[Record]]:
+def _counted(records: Iterable[Record], total: int) -> Generator[Iterable[Record]]:
     """Yield the same records; how many there were is shown on standard error meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -90,9 +90,11 @@ def _place(name: str) -> Schema:
 
 def _parameter(parameter: Parameter) -> Schema:
     schema = dict(parameter.kind.schema)
-    if parameter.default not in {None, "", ()}:
-        default = parameter.default
-        schema["default"] = ",".join(default) if isinstance(default, tuple) else default
+    default = parameter.default
+    if isinstance(default, tuple):
+        default = ",".join(cast("tuple[str, ...]", default))
+    if default not in {None, ""}:
+        schema["default"] = default
     return {"name": parameter.name, "in": "query", "required": False, "schema": schema, "description": parameter.text}
 
 

@@ -133,7 +133,7 @@ def _place_of(connection: Connection, cursor: str, owner: str | None) -> tuple[i
     """Return the place in the order that a cursor means: the `next` of a page, or the id of a session."""
     scope = () if owner is None else (owner,)
     user, _, session_id = cursor.partition(":")
-    rows = rows_of(connection, session_id, (*scope, user)) if session_id else []
+    rows: Sequence[Row[Any]] = rows_of(connection, session_id, (*scope, user)) if session_id else []
     if not rows:
         rows = rows_of(connection, cursor, scope)
     if len(rows) != 1:
@@ -147,16 +147,17 @@ class _Facts(NamedTuple):
 
     ended_at: int | None
     threads: int
-    kinds: list[Row[Any]]
-    """Each provider, model and client among them, the first used first."""
+    kinds: list[Any]
+    """Rows of each provider, model and client among them, the first used first."""
 
 
 def _facts(connection: Connection, page: CTE) -> dict[Key, _Facts]:
     columns = interceptions.c
-    kind = columns.provider_name, columns.model, columns.client
-    kinds: dict[Key, list[Row[Any]]] = defaultdict(list)
-    query: Select[Any] = select(page.c.user_id, page.c.id, *kind).join_from(page, interceptions, _is_one_of(page))
-    query = query.group_by(page.c.user_id, page.c.id, *kind).order_by(func.min(columns.started_at), *kind)
+    kind: tuple[ColumnElement[Any], ...] = (columns.provider_name, columns.model, columns.client)
+    kinds: dict[Key, list[Any]] = defaultdict(list)
+    key: tuple[ColumnElement[Any], ...] = (page.c.user_id, page.c.id)
+    query = select(*key, *kind).join_from(page, interceptions, _is_one_of(page))
+    query = query.group_by(*key, *kind).order_by(func.min(columns.started_at), *kind)
     for row in connection.execute(query):
         kinds[row.user_id, row.id].append(row)
     totals = select(
