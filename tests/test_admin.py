@@ -12,7 +12,8 @@ import msgspec
 import pytest
 import structlog
 
-from bridgeserver.admin import APPLIED, PROVIDERS, Admin
+from bridgeserver.admin import APPLIED, Admin
+from bridgeserver.api.routes import PROVIDERS
 from bridgeserver.asks import MAX_BODY_BYTES, Answer, Ask
 from bridgeserver.sealing import Vault
 from bridgeserver.status import ProviderStatus, ReloadStatus, ShippingStatus, WorkerStatus
@@ -100,7 +101,7 @@ class Lab(NamedTuple):
     def ask(self, method: str, path: str, body: Any = b"", query: str = "") -> Answer:
         """Ask as an administrator."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.admin.answer(Ask(method, path, query, data, ACTOR))
+        return self.admin.answer(Ask(method, path, query, data, ACTOR, is_admin=True))
 
     def create(self, **members: Any) -> dict[str, Any]:
         """Create a provider."""

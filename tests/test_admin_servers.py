@@ -11,7 +11,8 @@ import structlog
 
 import gateway as gateways
 import samples
-from bridgeserver.admin import APPLIED, MCP_SERVERS, USERS, Admin
+from bridgeserver.admin import APPLIED, Admin
+from bridgeserver.api.routes import MCP_SERVERS, USERS
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.config import McpServerConfig
 from bridgeserver.fakeprovider import running
@@ -67,7 +68,7 @@ class Lab(NamedTuple):
     def ask(self, method: str, path: str, body: Any = b"") -> Answer:
         """Ask as an administrator."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.admin.answer(Ask(method, path, "", data, ACTOR))
+        return self.admin.answer(Ask(method, path, "", data, ACTOR, is_admin=True))
 
     def create(self, **members: Any) -> dict[str, Any]:
         """Create a server."""
@@ -200,9 +201,9 @@ def test_what_is_stored_and_not_in_force_says_so(lab: Lab) -> None:
     assert (read(answer)["status"], read(answer)["status_reason"]) == ("error", "the workers do not have it yet")
     state = FakeReloader(lab.store, Vault([b"x" * 32]))
     admin = Admin(lab.store, Vault([bytes(32)]), state, dict, ShippingStatus)
-    view = read(admin.answer(Ask("GET", f"{MCP_SERVERS}/wiki", "", b"", ACTOR)))
+    view = read(admin.answer(Ask("GET", f"{MCP_SERVERS}/wiki", "", b"", ACTOR, is_admin=True)))
     assert (view["status"], "store.encryption_key" in view["status_reason"]) == ("error", True)
-    detail = read(admin.answer(Ask("GET", "/-/readyz", "", b"", ACTOR)))["mcp_servers"]
+    detail = read(admin.answer(Ask("GET", "/-/readyz", "", b"", ACTOR, is_admin=True)))["mcp_servers"]
     assert [(server["name"], server["source"], server["status"]) for server in detail] == [
         ("filed", "file", "enabled"),
         ("wiki", "store", "error"),

@@ -12,7 +12,8 @@ import pytest
 import structlog
 
 import gateway as gateways
-from bridgeserver.admin import USERS, Admin
+from bridgeserver.admin import Admin
+from bridgeserver.api.routes import USERS
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
@@ -51,7 +52,7 @@ class Lab(NamedTuple):
     def ask(self, method: str, path: str, body: Any = b"") -> Answer:
         """Ask as an administrator."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.admin.answer(Ask(method, path, "", data, ACTOR))
+        return self.admin.answer(Ask(method, path, "", data, ACTOR, is_admin=True))
 
     def listed(self, user: str = "ann") -> list[dict[str, Any]]:
         """Return the list of a user's tokens."""
@@ -135,7 +136,7 @@ def test_what_is_not_there_is_404(lab: Lab) -> None:
     assert refused(unknown) == (404, "no MCP server named 'wik'; there are: wiki, clock")
     missing = lab.ask("DELETE", f"{USERS}/ann/tools/clock")
     assert refused(missing) == (404, "user 'ann' has no token for 'clock'; there are tokens for: none")
-    for path in (f"{USERS}/ann", USERS, f"{USERS}//tools", f"{WIKI}/x", f"{USERS}/ann/tools/wi%6bi"):
+    for path in (f"{USERS}/ann", f"{USERS}//tools", f"{WIKI}/x", f"{USERS}/ann/tools/wi%6bi"):
         assert refused(lab.ask("PUT", path, {"token": TOKEN}))[0] == 404, path
     assert audit(lab) == []
 
@@ -206,7 +207,7 @@ def test_other_methods_are_405(lab: Lab) -> None:
 def test_without_a_sealing_key_nothing_is_stored(lab: Lab) -> None:
     """As with a provider's keys."""
     admin = Admin(lab.store, Vault([]), FakeReloader(), dict, ShippingStatus)
-    answer = admin.answer(Ask("PUT", WIKI, "", json.dumps({"token": TOKEN}).encode(), ACTOR))
+    answer = admin.answer(Ask("PUT", WIKI, "", json.dumps({"token": TOKEN}).encode(), ACTOR, is_admin=True))
     status, message = refused(answer)
     assert (status, "store.encryption_key" in message) == (500, True)
     assert lab.listed() == []

@@ -15,6 +15,7 @@ from bridgeserver import health, tokens
 from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask
 from bridgeserver.errors import BridgeError, Overloaded, StoreError, TooManyRequests, Unauthorized
 from bridgeserver.identity import Caller
+from bridgeserver.relay import Timeouts
 from bridgeserver.request import Network
 from clientlab import Client
 
@@ -45,6 +46,7 @@ class FakeWorker:
 
     trusted_proxies: Collection[Network] = ()
     metrics_tokens: Collection[bytes] = ()
+    timeouts = Timeouts(upstream_s=1.0, client_s=1.0)
 
     def __init__(self) -> None:
         self.keyring = Keyring()
@@ -165,7 +167,7 @@ def test_an_administrator_gets_the_detail_of_readiness(worker: FakeWorker) -> No
     worker.answer = Answer(503, b'{"ready":false}')
     got = call(worker, "GET", "/-/readyz", key=ADMIN)
     assert (got.status, got.body, got.headers["content-type"]) == (503, b'{"ready":false}', "application/json")
-    assert worker.asked == [Ask("GET", "/-/readyz", "", b"", "user alice, key k1")]
+    assert worker.asked == [Ask("GET", "/-/readyz", "", b"", "user alice, key k1", "u1", is_admin=True)]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_an_administrators_request_is_forwarded(worker: FakeWorker, path: str) -
     """Method, raw path, query, body and who it was go to the parent, and its answer comes back."""
     worker.answer = Answer(201, b"made", "text/x", {"location": "/there"})
     got = call(worker, "POST", f"{path}?a=%20b", b'{"x"', b":1}", key=ADMIN)
-    assert worker.asked == [Ask("POST", path, "a=%20b", b'{"x":1}', "user alice, key k1")]
+    assert worker.asked == [Ask("POST", path, "a=%20b", b'{"x":1}', "user alice, key k1", "u1", is_admin=True)]
     assert (got.status, got.body) == (201, b"made")
     assert got.headers == {
         "content-type": "text/x",

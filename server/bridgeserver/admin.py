@@ -1,26 +1,27 @@
-"""The parent's answers to administrators: providers, MCP servers, users' tokens, readiness in detail, and the metrics.
+"""The parent's answers below `/-/`: providers, MCP servers, users' tokens, readiness in detail, metrics, queries.
 
 A worker has checked who asks. Everything here is synchronous and runs in a thread of the parent; what it keeps
 between two requests is in the store and in the reloader.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from typing import Any
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from bridgeserver import metrics
-from bridgeserver.asks import Answer, Ask, Refused, refusal
+from bridgeserver.api.answers import NewToken, Providers, Servers, TokenView, UserTokens
+from bridgeserver.api.queries import Queries, decoded
+from bridgeserver.api.routes import MCP_SERVERS, OPERATIONS, PROVIDERS
+from bridgeserver.asks import ADMIN_NEEDED, MAX_ANSWER_BYTES, Answer, Ask, Refused, refusal
 from bridgeserver.bodies import convert, read
 from bridgeserver.catalog import Catalog, State
 from bridgeserver.errors import BridgeError
 from bridgeserver.provider_catalog import ProviderCatalog
 from bridgeserver.sealing import Vault
-from bridgeserver.secret import Secret
 from bridgeserver.server_catalog import ServerCatalog
 from bridgeserver.status import ShippingStatus
 from bridgeserver.store import Store
@@ -31,9 +32,6 @@ from bridgeserver.usertokens import check_server
 
 log = structlog.get_logger("bridgecore")
 
-PROVIDERS = "/-/api/v1/providers"
-MCP_SERVERS = "/-/api/v1/mcp-servers"
-USERS = "/-/api/v1/users"
 APPLY_S = 1.0
 """How long an answer waits until every worker follows the change."""
 
@@ -41,25 +39,10 @@ APPLIED = "x-bridge-applied"
 """`true` where every worker follows the change that was asked for, `false` where some are still about to."""
 
 
-# Nothing but a user's name is decoded in a path: nothing else needs an escape, so what has one is none of ours.
-ID = r"([A-Za-z0-9-]{1,128})"
-USER = "([^/]+)"
+AnyCatalog = Catalog[Any, Any, Any]
 
-
-AnyCatalog = Catalog[Any, Any]
-
-
-class Route(NamedTuple):
-    """What can be done at one path."""
-
-    path: str
-    methods: Mapping[str, Callable[..., Answer]]
-
-
-class NewToken(msgspec.Struct, frozen=True):
-    """The body of a request that sets a user's token."""
-
-    token: Secret
+Handler = Callable[..., Answer]
+"""Takes a request and what stands at the places of its path."""
 
 
 class Admin:
@@ -78,21 +61,26 @@ class Admin:
         self._vault = vault
         self._state = state
         self._counters = counters
-        self._further = further
         self._shipping = shipping
-        self._routes = (
-            Route("/-/readyz", {"GET": self._readiness}),
-            Route("/-/metrics", {"GET": self._metrics}),
-            *self._kind(PROVIDERS, "providers", ProviderCatalog(store, vault, state)),
-            *self._kind(MCP_SERVERS, "mcp_servers", ServerCatalog(store, vault, state)),
-            Route(f"{USERS}/{USER}/tools", {"GET": self._list_tokens}),
-            Route(f"{USERS}/{USER}/tools/{ID}", {"PUT": self._set_token, "DELETE": self._remove_token}),
-        )
+        self._further = further
+        queries = Queries(store)
+        handlers: dict[str, Handler] = {
+            "list_tokens": self._list_tokens,
+            "set_token": self._set_token,
+            "remove_token": self._remove_token,
+            **self._kind("provider", PROVIDERS, ProviderCatalog(store, vault, state), Providers),
+            **self._kind("mcp_server", MCP_SERVERS, ServerCatalog(store, vault, state), Servers),
+        }
+        self._handlers = [
+            (operation, partial(queries.answer, operation) if operation.is_open else handlers[operation.name])
+            for operation in OPERATIONS
+        ]
+        self._own: dict[str, Handler] = {"/-/readyz": self._readiness, "/-/metrics": self._metrics}
 
     def answer(self, ask: Ask) -> Answer:
         """Return the answer, whatever happens; never raises."""
         try:
-            return self._route(ask)
+            return _bounded(self._route(ask))
         except Refused as refused:
             return refused.answer
         except BridgeError as error:
@@ -103,23 +91,37 @@ class Admin:
             return refusal(500, "the gateway failed; its log says why")
 
     def _route(self, ask: Ask) -> Answer:
-        for route in self._routes:
-            if match := re.fullmatch(route.path, ask.path):
-                handler = route.methods.get(ask.method)
-                if handler is None:
-                    allowed = ", ".join(route.methods).replace("GET", "GET, HEAD")
-                    raise Refused(405, f"method not allowed: {ask.method}; use {allowed}", {"allow": allowed})
+        allowed: list[str] = []
+        for operation, handler in self._handlers:
+            match = operation.pattern.fullmatch(ask.path)
+            if match and operation.method == ask.method:
+                if not (ask.is_admin or operation.is_open):
+                    raise Refused(403, ADMIN_NEEDED)
                 return handler(ask, *match.groups())
+            if match:
+                allowed.append(operation.method)
+        if not ask.is_admin:
+            raise Refused(403, ADMIN_NEEDED)
+        own = self._own.get(ask.path)
+        if own is not None:
+            allowed.append("GET")
+            if ask.method == "GET":
+                return own(ask)
+        if allowed:
+            names = ", ".join(allowed).replace("GET", "GET, HEAD")
+            raise Refused(405, f"method not allowed: {ask.method}; use {names}", {"allow": names})
         raise Refused(404, f"route not supported: {ask.method} {redact(ask.path)}")
 
-    def _kind(self, path: str, member: str, catalog: AnyCatalog) -> tuple[Route, ...]:
-        """Return what can be done with one kind; *member* is what its list is called."""
-        one = {"GET": self._get, "PATCH": self._change, "DELETE": self._delete}
-        return (
-            Route(path, {"GET": partial(self._list, catalog, member), "POST": partial(self._create, catalog, path)}),
-            Route(f"{path}/{ID}", {method: partial(handler, catalog) for method, handler in one.items()}),
-            Route(f"{path}/{ID}/reset", {"POST": partial(self._reset, catalog)}),
-        )
+    def _kind(self, noun: str, path: str, catalog: AnyCatalog, listed: type[Struct]) -> dict[str, Handler]:
+        """Return what can be done with one kind; *listed* is the answer that has all of it."""
+        return {
+            f"list_{noun}s": partial(self._list, catalog, listed),
+            f"create_{noun}": partial(self._create, catalog, path),
+            f"get_{noun}": partial(self._get, catalog),
+            f"change_{noun}": partial(self._change, catalog),
+            f"delete_{noun}": partial(self._delete, catalog),
+            f"reset_{noun}": partial(self._reset, catalog),
+        }
 
     def _readiness(self, _ask: Ask) -> Answer:
         status = self._state.status()
@@ -142,8 +144,8 @@ class Admin:
     def _metrics(self, _ask: Ask) -> Answer:
         return Answer(200, metrics.render(self._state.status(), self._counters(), self._further), metrics.CONTENT_TYPE)
 
-    def _list(self, catalog: AnyCatalog, member: str, _ask: Ask) -> Answer:
-        return _json(200, {member: catalog.views()})
+    def _list(self, catalog: AnyCatalog, listed: type[Struct], _ask: Ask) -> Answer:
+        return _json(200, listed(catalog.views()))
 
     def _create(self, catalog: AnyCatalog, path: str, ask: Ask) -> Answer:
         name = catalog.create(ask.body, ask.actor)
@@ -169,7 +171,7 @@ class Admin:
         return Answer(204, b"", headers=headers) if view is None else _json(200, view, headers)
 
     def _list_tokens(self, _ask: Ask, user: str) -> Answer:
-        return _json(200, {"tools": [_token_view(token) for token in self._store.list_user_tokens(_decoded(user))]})
+        return _json(200, UserTokens([_token_view(token) for token in self._store.list_user_tokens(_decoded(user))]))
 
     def _set_token(self, ask: Ask, user: str, server: str) -> Answer:
         check_server(server, self._state.status().mcp_servers)
@@ -178,7 +180,7 @@ class Admin:
         return _json(201 if token.created_at == token.updated_at else 200, _token_view(token))
 
     def _remove_token(self, ask: Ask, user: str, server: str) -> Answer:
-        # Also where there is no such server any longer.
+        # Also where the configuration has that server no longer.
         self._store.remove_user_token(_decoded(user), server, ask.actor)
         return Answer(204, b"")
 
@@ -196,16 +198,22 @@ def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Ans
     return Answer(status, msgspec.json.encode(value), headers=headers or {})
 
 
+def _bounded(answer: Answer) -> Answer:
+    """Return the answer, or a refusal where no line to a worker could hold it."""
+    size = len(answer.body)
+    if size <= MAX_ANSWER_BYTES:
+        return answer
+    reason = f"the answer has {size} bytes, and at most {MAX_ANSWER_BYTES} are sent"
+    return refusal(413, f"{reason}: ask for less with `limit`, or for an export")
+
+
 def _instant(at: float | None) -> str | None:
     return None if at is None else iso(round(at * 1_000_000))
 
 
 def _decoded(user: str) -> str:
-    try:
-        return unquote_to_bytes(user.encode("latin-1")).decode()
-    except UnicodeError as exc:
-        raise Refused(400, "path: found a user's name that is no UTF-8, expected one with %-escapes") from exc
+    return decoded(user, "a user's name")
 
 
-def _token_view(token: UserToken) -> dict[str, str]:
-    return {"server": token.server, "created_at": token.created_at, "updated_at": token.updated_at}
+def _token_view(token: UserToken) -> TokenView:
+    return TokenView(token.server, token.created_at, token.updated_at)

@@ -1,15 +1,21 @@
-"""An administrative request on its way from a worker to the parent, and the answer to it.
+"""A request below `/-/` on its way from a worker to the parent, and the answer to it.
 
 A worker checks who asks, and knows nothing of the store; the parent owns the store, and trusts that check. Both
 refuse in one shape: `{"error": {"message": …, "type": …}}`.
 """
 
+import re
 from collections.abc import Mapping
 
 import msgspec
 
 MAX_BODY_BYTES = 1 << 20
 """Longest body of an administrative request; a provider with all its keys needs a thousandth of it."""
+
+MAX_ANSWER_BYTES = 32 << 20
+"""Longest answer, or part of one; the socket between the processes takes twice as much."""
+
+ADMIN_NEEDED = "this needs an administrator's key: make one with `bridgecore keys create --admin`"
 
 MAX_TARGET_BYTES = 4096
 """Longest path and query of one."""
@@ -30,8 +36,14 @@ TYPES = {
 """What `error.type` says beside each status; `server_error` stands for all others."""
 
 
+OPEN = re.compile(
+    r"/-/api/v1/((interceptions|sessions|usage)(/[^/]+)*|models|clients|users|openapi\.json)",
+)
+"""Paths at which a user's key may read, what is that user's. The parent's table of routes says the same again."""
+
+
 class Ask(msgspec.Struct, frozen=True):
-    """One request of an administrator, whom the worker has authenticated."""
+    """One request of somebody whom the worker has authenticated."""
 
     method: str
     path: str
@@ -40,6 +52,10 @@ class Ask(msgspec.Struct, frozen=True):
     body: bytes
     actor: str
     """For the audit: `user NAME, key ID`."""
+    user_id: str = ""
+    is_admin: bool = False
+    cursor: str | None = None
+    """Which part of a long answer is wanted: `Answer.cursor` of the part before."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -49,6 +65,8 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     content_type: str = "application/json"
     headers: dict[str, str] = {}
+    cursor: str | None = None
+    """Where there is more of it: what to ask for it with."""
 
 
 def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:

@@ -17,12 +17,27 @@ from bridgeserver.status import McpServerStatus, ProviderStatus, ReloadStatus
 from bridgeserver.store.stored import StoredProvider, StoredServer
 
 View = dict[str, Any]
-"""One of the kind as the answers show it."""
+"""Members of one of the kind as the answers show it."""
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """What the answers show of any kind; one of the file has no id here."""
+
+    id: str | None
+    name: str
+    enabled: bool
+    source: Literal["file", "store"]
+    status: Literal["enabled", "disabled", "error"]
+    status_reason: str
+    override: bool | None
+    """What a switch of the file's one has set `enabled` to."""
+
 
 NOT_YET = "the workers do not have it yet"
 
 Stored = TypeVar("Stored", StoredProvider, StoredServer)
 Status = TypeVar("Status", ProviderStatus, McpServerStatus)
+Shown = TypeVar("Shown", bound="Shape")
 
 
 class State(Protocol):
@@ -47,7 +62,7 @@ class State(Protocol):
         ...
 
 
-class Catalog(ABC, Generic[Stored, Status]):
+class Catalog(ABC, Generic[Stored, Status, Shown]):
     """One kind of both sources. Methods raise Refused for what cannot be done, and what the store raises."""
 
     noun: ClassVar[str]
@@ -55,6 +70,7 @@ class Catalog(ABC, Generic[Stored, Status]):
     """Members that are for good."""
     patch: ClassVar[type[Struct]]
     """The body of a request for a change: what is omitted stays."""
+    shape: type[Shown]
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -103,7 +119,7 @@ class Catalog(ABC, Generic[Stored, Status]):
     def _end_override(self, name: str, actor: str) -> None:
         """End one of these."""
 
-    def views(self) -> list[View]:
+    def views(self) -> list[Shown]:
         """Return all by name."""
         status = self._state.status()
         overrides = self._overrides()
@@ -120,14 +136,14 @@ class Catalog(ABC, Generic[Stored, Status]):
             view = self._file_view(name, found) | _state("file", found, NOT_YET) | {"override": overrides.get(name)}
             enabled = found is None or found.status != "disabled"
             views.append(view | {"enabled": overrides.get(name, enabled)})
-        return sorted(views, key=lambda view: str(view["name"]))
+        return sorted((self.shape(**view) for view in views), key=lambda view: view.name)
 
-    def find(self, id_or_name: str) -> View | None:
+    def find(self, id_or_name: str) -> Shown | None:
         """Return one, or None if there is no such; a name beats an id."""
         views = self.views()
-        return next((view for member in ("name", "id") for view in views if view[member] == id_or_name), None)
+        return next((view for member in ("name", "id") for view in views if getattr(view, member) == id_or_name), None)
 
-    def view(self, id_or_name: str) -> View:
+    def view(self, id_or_name: str) -> Shown:
         """Return one."""
         view = self.find(id_or_name)
         if view is None:
@@ -138,11 +154,11 @@ class Catalog(ABC, Generic[Stored, Status]):
         """Change one and return its name."""
         view = self.view(id_or_name)
         given = given_of(convert(read(body), self.patch))
-        name: str = view["name"]
+        name = view.name
         for member in self.fixed:
-            if given.pop(member, view[member]) != view[member]:
+            if given.pop(member, getattr(view, member)) != getattr(view, member):
                 raise Refused(409, f"{member}: it is for good: create another {self.noun}, and delete {name}")
-        if view["source"] == "store":
+        if view.source == "store":
             self._change(name, given, actor)
         elif given.keys() - {"enabled"}:
             raise Refused(
@@ -157,19 +173,19 @@ class Catalog(ABC, Generic[Stored, Status]):
     def delete(self, id_or_name: str, actor: str) -> None:
         """Delete one of the store."""
         view = self.view(id_or_name)
-        if view["source"] == "file":
+        if view.source == "file":
             raise Refused(
                 409,
-                f"{self.noun} {view['name']} is in the configuration file: remove it there and reload, "
+                f"{self.noun} {view.name} is in the configuration file: remove it there and reload, "
                 'or switch it off with PATCH and {"enabled": false}',
             )
-        self._delete(view["name"], actor)
+        self._delete(view.name, actor)
 
     def reset(self, name: str, actor: str) -> None:
         """End the override of one of the file; without one nothing changes."""
         if name in self._overrides():
             self._end_override(name, actor)
-        elif self.view(name)["source"] == "store":
+        elif self.view(name).source == "store":
             raise Refused(409, f"{self.noun} {name} is in the store and has no override: PATCH changes it itself")
 
 

@@ -1,29 +1,23 @@
 """The command line; nothing else ends the process. Exit codes: 0, 1 when something failed, 2 for wrong usage."""
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bridgeserver import journal_command, provider_commands, store_commands, tool_commands
+from bridgeserver import journal_command, provider_commands, record_commands, store_commands, tool_commands
 from bridgeserver.config import DEFAULT_FILE, render
 from bridgeserver.console import (
     ACTOR,
     add_config,
     complain,
-    end_with_the_pipe,
     load_config,
     minute,
     print_table,
     upgraded_store,
 )
 from bridgeserver.errors import BridgeError, ConfigError, InvalidMembers
-
-FOLLOW_POLL_S = 0.25
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -100,10 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     store = add("store", store_commands.upgrade, "The database.")
     store_commands.add_to(store.add_subparsers(metavar="ACTION", required=True))
 
-    records = add("records", _records, "Print interceptions.")
-    add_config(records)
-    records.add_argument("--follow", action="store_true", help="print interceptions as they end")
-    records.add_argument("--json", action="store_true", help="one JSON object a line")
+    record_commands.add_to(add("records", record_commands.show, "Print interceptions."))
 
     journal_command.add_to(add("journal", journal_command.show, "Show what waits for the store."))
 
@@ -202,42 +193,6 @@ def _list_users(options: argparse.Namespace) -> None:
 
 def _disable_user(options: argparse.Namespace) -> None:
     upgraded_store(load_config(options)).disable_user(options.name, actor=ACTOR)
-
-
-def _records(options: argparse.Namespace) -> None:
-    end_with_the_pipe()
-    store = upgraded_store(load_config(options))
-    show = _print_json if options.json else _print_line
-    if not options.follow:
-        for record in store.records():
-            show(record)
-        return
-    cursor = store.end_cursor()
-    while True:
-        for place, record in store.ended_after(cursor):
-            cursor = place
-            show(record)
-        sys.stdout.flush()
-        time.sleep(FOLLOW_POLL_S)
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps(record, ensure_ascii=False))
-
-
-def _print_line(record: dict[str, Any]) -> None:
-    tokens = f"{record['input_tokens']}+{record['cache_read_tokens']} in, {record['output_tokens']} out"
-    tools = ", ".join(tool["name"] for tool in record["tools"])
-    print(
-        record["started_at"][:19],
-        record["user"],
-        record["provider_name"],
-        record["model"],
-        record["status"] + (f" ({record['error_type']})" if record["error_type"] else ""),
-        tokens,
-        *([f"tools: {tools}"] if tools else []),
-        sep="  ",
-    )
 
 
 def _fake_provider(options: argparse.Namespace) -> None:

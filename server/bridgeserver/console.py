@@ -4,10 +4,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from bridgeserver.config import Config, load
 from bridgeserver.config.databases import sqlite_path
@@ -15,10 +15,14 @@ from bridgeserver.errors import BadRequest
 from bridgeserver.secret import Secret
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from bridgeserver.sealing import Vault
     from bridgeserver.store import Store
 
 ACTOR = "command line"
+
+T = TypeVar("T")
 
 
 def add_config(parser: Any) -> None:  # a parser, or a group of one
@@ -97,6 +101,34 @@ def complain(text: str) -> None:
 def end_with_the_pipe() -> None:
     """Let `bridgecore records | head` end quietly. Not for `serve`: a broken pipe must not kill a gateway."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+class Bar:
+    """What is seen of a long command on a terminal."""
+
+    def __init__(self, bar: "tqdm[NoReturn]") -> None:
+        self._bar = bar
+
+    def advance(self, count: int) -> None:
+        """Say that so many more are done."""
+        self._bar.update(count)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the same items, and count them."""
+        for item in items:
+            yield item
+            self._bar.update()
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Generator[Bar]:
+    """Show on standard error how far a command is, if that is a terminal."""
+    from tqdm import tqdm  # 80 ms
+
+    tqdm.monitor_interval = 0  # no thread for a bar
+    # Nothing is drawn where nobody looks: None means only on a terminal.
+    with tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=None, leave=False) as bar:
+        yield Bar(bar)
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,20 +1,22 @@
 """Everything below `/-/`: health for everybody, and the way of an administrator's request to the parent.
 
 `/-/healthz` and `/-/readyz` are open and without detail. `/-/api/…`, `/-/metrics` and the detail of readiness need
-an administrator's key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it
-has remembered) opens nothing. For the last two a token of the configuration will do. Here is checked who asks; the
-parent, which owns the store, knows what there is.
+a key in `Authorization`, and nowhere else: what a browser sends by itself (a cookie, a password it has remembered)
+opens nothing. An administrator's opens all of it, a user's what can be read of the user's own, and for metrics and
+readiness a token of the configuration will do. Here is checked who asks; the parent, which owns the store, knows what
+there is.
 """
 
 import asyncio
 import hmac
 from collections.abc import Collection
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from bridgecore import Reply, Request, write_lines
-from bridgeserver.asks import MAX_BODY_BYTES, MAX_TARGET_BYTES, Answer, Ask, refusal
+from bridgeserver import downloads
+from bridgeserver.asks import ADMIN_NEEDED, MAX_BODY_BYTES, MAX_TARGET_BYTES, OPEN, Answer, Ask, refusal
 from bridgeserver.credential import bearer_token
 from bridgeserver.errors import (
     BodyTooLarge,
@@ -26,6 +28,7 @@ from bridgeserver.errors import (
 )
 from bridgeserver.headers import Pairs
 from bridgeserver.identity import Caller
+from bridgeserver.relay import Timeouts
 from bridgeserver.request import Network, check_unbroken, client_address
 from bridgeserver.tokens import redact
 
@@ -35,7 +38,17 @@ TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 HEALTH, READINESS, METRICS, API = "/-/healthz", "/-/readyz", "/-/metrics", "/-/api/"
 READ = frozenset({"GET", "HEAD"})
 BODY_TIMEOUT_S = 10.0
-SCRAPER = "metrics token"
+
+
+class Asker(NamedTuple):
+    """Whom the parent answers."""
+
+    actor: str
+    user_id: str = ""
+    is_admin: bool = False
+
+
+SCRAPER = Asker("metrics token", is_admin=True)
 """Who asks, where it is nobody's key that was shown."""
 
 
@@ -70,6 +83,11 @@ class Host(Protocol):
         """Whether new requests should be sent here."""
         ...
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long a client may read nothing."""
+        ...
+
     async def ask(self, ask: Ask) -> Answer:
         """Return the parent's answer; raise a BridgeError if it gives none in time."""
         ...
@@ -81,7 +99,7 @@ async def answer(worker: Host, request: Request, reply: Reply) -> None:
     if path in {HEALTH, READINESS}:
         await _answer_health(worker, request, reply)
     elif path == METRICS or path.startswith(API):
-        send(reply, await _administer(worker, request))
+        await _administer(worker, request, reply)
     else:
         text = f"route not supported: {request.method} {redact(path)}\n"
         reply.whole(404, TEXT, text.encode())
@@ -92,28 +110,40 @@ async def _answer_health(worker: Host, request: Request, reply: Reply) -> None:
         reply.whole(405, TEXT + b"allow: GET, HEAD\r\n", b"method not allowed: use GET or HEAD\n")
     elif request.path == HEALTH:
         reply.whole(200, TEXT, b"ok\n")
-    elif request.method == "GET" and (actor := await _known_reader(worker, request)) is not None:
-        send(reply, await _forward(worker, request, b"", actor))
+    elif request.method == "GET" and (asker := await _known_reader(worker, request)) is not None:
+        send(reply, await _forward(worker, request, b"", asker))
     elif worker.is_ready:
         reply.whole(200, TEXT, b"ok\n")
     else:
         reply.whole(503, TEXT + b"retry-after: 1\r\n", b"not ready\n")
 
 
-async def _administer(worker: Host, request: Request) -> Answer:
-    """Return the answer to a request that only an administrator may make, whatever happens."""
+async def _administer(worker: Host, request: Request, reply: Reply) -> None:
+    """Answer a request that needs a key, whatever happens before the answer has begun."""
     try:
         if request.path == METRICS and _has_metrics_token(worker, request):
-            return await _forward(worker, request, b"", SCRAPER)
-        caller = await _caller(worker, request)
-        if not caller.is_admin:
-            return refusal(403, "this needs an administrator's key: make one with `bridgecore keys create --admin`")
+            send(reply, await _forward(worker, request, b"", SCRAPER))
+            return
+        asker = _asker(await _caller(worker, request))
+        if not asker.is_admin and not (request.method in READ and OPEN.fullmatch(request.path)):
+            send(reply, refusal(403, ADMIN_NEEDED))
+            return
         body = await _read_body(request)
     except ClientClosed as error:
-        return refusal(400, str(error))
+        send(reply, refusal(400, str(error)))
+        return
     except BridgeError as error:
-        return _refusal_of(error)
-    return await _forward(worker, request, body, _actor(caller))
+        send(reply, _refusal_of(error))
+        return
+    found = await _forward(worker, request, body, asker)
+    if found.cursor is None:
+        send(reply, found)
+    else:
+
+        async def following(cursor: str) -> Answer:
+            return await _forward(worker, request, body, asker, cursor)
+
+        await downloads.send(request, reply, _lines(found), found, following, worker.timeouts.client_s)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -138,7 +168,7 @@ async def _caller(worker: Host, request: Request) -> Caller:
     """Return whose key stands in `Authorization`; raise Unauthorized, TooManyRequests or StoreError."""
     token = _presented(request)
     if token is None or not token.startswith("bc_"):
-        raise Unauthorized("no gateway key: send an administrator's key, once, as `Authorization: Bearer bc_…`")
+        raise Unauthorized("no gateway key: send one, once, as `Authorization: Bearer bc_…`")
     return await worker.keyring.authenticate(token, client_address(request, worker.trusted_proxies))
 
 
@@ -154,7 +184,7 @@ def _has_metrics_token(worker: Host, request: Request) -> bool:
     return any(matches)
 
 
-async def _known_reader(worker: Host, request: Request) -> str | None:
+async def _known_reader(worker: Host, request: Request) -> Asker | None:
     """Return who asks if the state is theirs to see, or None for all others: a probe must never fail over a header."""
     if _has_metrics_token(worker, request):
         return SCRAPER
@@ -162,14 +192,14 @@ async def _known_reader(worker: Host, request: Request) -> str | None:
         caller = await _caller(worker, request)
     except BridgeError:
         return None
-    return _actor(caller) if caller.is_admin else None
+    return _asker(caller) if caller.is_admin else None
 
 
-def _actor(caller: Caller) -> str:
-    return f"user {caller.user_name}, key {caller.key_id}"
+def _asker(caller: Caller) -> Asker:
+    return Asker(f"user {caller.user_name}, key {caller.key_id}", caller.user_id, caller.is_admin)
 
 
-async def _forward(worker: Host, request: Request, body: bytes, actor: str) -> Answer:
+async def _forward(worker: Host, request: Request, body: bytes, asker: Asker, cursor: str | None = None) -> Answer:
     """Return what the parent answers, or why it does not."""
     size = len(request.path) + len(request.query)
     try:
@@ -181,7 +211,10 @@ async def _forward(worker: Host, request: Request, body: bytes, actor: str) -> A
                 path=request.path,
                 query=request.query.decode("latin-1"),
                 body=body,
-                actor=actor,
+                actor=asker.actor,
+                user_id=asker.user_id,
+                is_admin=asker.is_admin,
+                cursor=cursor,
             )
         )
     except BridgeError as error:
@@ -193,11 +226,15 @@ async def _forward(worker: Host, request: Request, body: bytes, actor: str) -> A
 
 def send(reply: Reply, answer: Answer) -> None:
     """Send what the parent has answered."""
+    reply.whole(answer.status, _lines(answer), answer.body)
+
+
+def _lines(answer: Answer) -> bytes:
     fields: Pairs = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     fields.append((b"cache-control", b"no-store"))
     if answer.status != 204:  # has no body, and says nothing of one
         fields.append((b"content-type", answer.content_type.encode()))
-    reply.whole(answer.status, write_lines(fields), answer.body)
+    return write_lines(fields)
 
 
 def _refusal_of(error: BridgeError) -> Answer:

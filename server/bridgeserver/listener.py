@@ -98,5 +98,5 @@ class Listener:
             return refusal(405, f"method not allowed: {request.method}; use GET or HEAD", {"allow": "GET, HEAD"})
         if request.path == health.HEALTH:
             return Answer(200, b"ok\n", "text/plain; charset=utf-8")
-        ask = Ask("GET", request.path, "", b"", "admin_listen")
+        ask = Ask("GET", request.path, "", b"", "admin_listen", is_admin=True)
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._answer, ask)

@@ -7,11 +7,18 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from bridgeserver.bodies import convert, read
-from bridgeserver.catalog import Catalog, State, View, given_of
+from bridgeserver.catalog import Catalog, Shape, State, View, given_of
 from bridgeserver.sealing import Vault
 from bridgeserver.secret import Secret
 from bridgeserver.status import ProviderStatus, ReloadStatus
-from bridgeserver.store.stored import GivenSettings, KeyChange, ProviderChanges, ProviderFields, StoredProvider
+from bridgeserver.store.stored import (
+    GivenSettings,
+    KeyChange,
+    ProviderChanges,
+    ProviderFields,
+    StoredKey,
+    StoredProvider,
+)
 
 
 class NewProvider(Struct, frozen=True, kw_only=True):
@@ -40,6 +47,20 @@ class Patch(Struct, frozen=True, kw_only=True):
     settings: Any = UNSET
 
 
+class ProviderView(Shape, frozen=True, kw_only=True):
+    """A provider as the answers show it; one of the file has neither settings nor times here."""
+
+    type: str
+    display_name: str = ""
+    icon: str = ""
+    base_url: str
+    api_keys: tuple[StoredKey, ...] = ()
+    settings: dict[str, Any] | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    key_count: int
+
+
 class ProviderStore(Protocol):
     """What is needed of the store; every method raises StoreError if the database fails."""
 
@@ -54,12 +75,13 @@ class ProviderStore(Protocol):
     def provider_overrides(self) -> Mapping[str, bool]: ...
 
 
-class ProviderCatalog(Catalog[StoredProvider, ProviderStatus]):
+class ProviderCatalog(Catalog[StoredProvider, ProviderStatus, ProviderView]):
     """The providers of both sources."""
 
     noun = "provider"
     fixed = ("name", "type")
     patch = Patch
+    shape = ProviderView
 
     def __init__(self, store: ProviderStore, vault: Vault, state: State) -> None:
         super().__init__(state)
@@ -92,22 +114,14 @@ class ProviderCatalog(Catalog[StoredProvider, ProviderStatus]):
         return status.providers
 
     def _stored_view(self, stored: StoredProvider) -> View:
-        view: View = msgspec.to_builtins(stored)
-        return view | {"key_count": len(stored.api_keys)}
+        return msgspec.structs.asdict(stored) | {"key_count": len(stored.api_keys)}
 
     def _file_view(self, name: str, found: ProviderStatus | None) -> View:
         return {
             "id": None,
             "type": found.type if found else "",
             "name": name,
-            "display_name": "",
-            "icon": "",
-            "enabled": None,
             "base_url": found.base_url if found else "",
-            "api_keys": [],
-            "settings": None,
-            "created_at": None,
-            "updated_at": None,
             "key_count": found.key_count if found else 0,
         }
 

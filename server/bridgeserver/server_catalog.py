@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from bridgeserver.bodies import convert, read
-from bridgeserver.catalog import Catalog, State, View
+from bridgeserver.catalog import Catalog, Shape, State, View
 from bridgeserver.sealing import Vault
 from bridgeserver.status import McpServerStatus, ReloadStatus
 from bridgeserver.store.stored import ServerChanges, ServerFields, StoredServer
@@ -17,6 +17,21 @@ class ServerPatch(ServerChanges, frozen=True, kw_only=True):
     """The body of a request for a change: what is omitted stays, and `headers` are all that there will be."""
 
     name: str | UnsetType = UNSET
+
+
+class ServerView(Shape, frozen=True, kw_only=True):
+    """An MCP server as the answers show it; one of the file has no query, headers and times here."""
+
+    url: str | None
+    query: str | None = None
+    """A hint of what comes after `?` in its URL."""
+    headers: dict[str, str] | None = None
+    user_token: bool | None
+    allow: str | None
+    deny: str | None
+    allow_link_local: bool | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
 
 
 class ServerStore(Protocol):
@@ -33,12 +48,13 @@ class ServerStore(Protocol):
     def mcp_server_overrides(self) -> Mapping[str, bool]: ...
 
 
-class ServerCatalog(Catalog[StoredServer, McpServerStatus]):
+class ServerCatalog(Catalog[StoredServer, McpServerStatus, ServerView]):
     """The MCP servers of both sources."""
 
     noun = "MCP server"
     fixed = ("name",)
     patch = ServerPatch
+    shape = ServerView
 
     def __init__(self, store: ServerStore, vault: Vault, state: State) -> None:
         super().__init__(state)
@@ -61,23 +77,16 @@ class ServerCatalog(Catalog[StoredServer, McpServerStatus]):
         return status.mcp_servers
 
     def _stored_view(self, stored: StoredServer) -> View:
-        view: View = msgspec.to_builtins(stored)
-        return view
+        return msgspec.structs.asdict(stored)
 
     def _file_view(self, name: str, found: McpServerStatus | None) -> View:
         return {
             "id": None,
             "name": name,
             "url": found.url if found else self._state.file_servers.get(name),
-            "query": None,
-            "headers": None,
             "user_token": found.user_token if found else None,
             "allow": found.allow if found else None,
             "deny": found.deny if found else None,
-            "enabled": None,
-            "allow_link_local": None,
-            "created_at": None,
-            "updated_at": None,
         }
 
     def _change(self, name: str, given: dict[str, Any], actor: str) -> None:

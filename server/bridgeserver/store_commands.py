@@ -1,12 +1,11 @@
 """`bridgecore store …`: what is done to the database as a whole."""
 
 import argparse
-import sys
 import time
 from contextlib import closing
 from typing import Any
 
-from bridgeserver.console import add_config, load_config, opened
+from bridgeserver.console import add_config, load_config, opened, progress
 from bridgeserver.errors import BadRequest
 
 MAX_DAYS = 36_500
@@ -45,8 +44,6 @@ def _days(text: str) -> int:
 
 
 def purge(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from bridgeserver import purge as purging
     from bridgeserver.store.instants import iso
 
@@ -57,8 +54,6 @@ def purge(options: argparse.Namespace) -> None:
                 "records.retention_days: found 0, which keeps records for ever: set it, or say --older-than DAYS"
             )
         before = purging.days_ago(days, time.time())
-        tqdm.monitor_interval = 0  # no thread for a bar
-        # Nothing is drawn where nobody looks: None means only on a terminal.
-        with tqdm(total=store.count_before(before), unit=" requests", file=sys.stderr, disable=None) as bar:
-            count = purging.purge(store, before, pause=time.sleep, on_batch=bar.update)
+        with progress(store.count_before(before), "interceptions") as bar:
+            count = purging.purge(store, before, pause=time.sleep, on_batch=bar.advance)
     print(f"purged {count} interceptions that began before {iso(before)[:16]}Z, and what belongs to them")

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from bridgeserver.config.databases import POSTGRESQL, SQLITE, place, sqlite_path
@@ -17,7 +18,6 @@ from bridgeserver.store import (
     mcpservers,
     providers,
     purging,
-    queries,
     revisions,
     shipping,
     upgrades,
@@ -25,7 +25,9 @@ from bridgeserver.store import (
     workers,
 )
 from bridgeserver.store.accounts import Key, User
-from bridgeserver.store.queries import PAGE_ROWS, End, Record
+from bridgeserver.store.queries import interceptions, sessions, threads, usage, values
+from bridgeserver.store.queries.filters import ALL, Filters
+from bridgeserver.store.queries.interceptions import PAGE_ROWS, End, Start
 from bridgeserver.store.sqlite import Sqlite
 from bridgeserver.store.stored import (
     Loaded,
@@ -39,9 +41,13 @@ from bridgeserver.store.stored import (
     StoredServer,
     UserToken,
 )
+from bridgeserver.store.views import Initiator, Interception, Interceptions, Sessions, SessionThreads, UsageRow
 
 if TYPE_CHECKING:
     from bridgeserver.store.postgres import Postgres
+
+Record = dict[str, Any]
+"""An interception as `bridgecore records --json` shows it."""
 
 
 def open_store(url: str, *, is_durable: bool = False) -> "Store":
@@ -166,41 +172,101 @@ class Store:
         self._read(workers.probe)
 
     def records(
-        self, *, limit: int | None = None, after: str | None = None, user: str | None = None
+        self, filters: Filters = ALL, *, limit: int | None = None, after: str | None = None
     ) -> Iterator[Record]:
         """Yield interceptions as `bridgecore records --json` shows them, by the time of their beginning.
 
-        At most *limit*, only those after the one with the id *after*, only those of the user with that name.
+        At most *limit*, only those after the one with the id *after*.
         """
-        place = None
-        if after is not None:
-            place = self._read(queries.start_of, after)
+        yield from self._records(None if after is None else self._read(interceptions.start_of, after), limit, filters)
+
+    def last_records(self, filters: Filters, limit: int | None) -> Iterator[Record]:
+        """Yield the same, the last *limit* of them in the same order."""
+        place = None if limit is None else self._read(interceptions.before_last, filters, limit)
+        return self._records(place, None, filters)
+
+    def _records(self, place: Start | None, limit: int | None, filters: Filters) -> Iterator[Record]:
         remaining = float("inf") if limit is None else limit
         while remaining > 0:
-            size = int(min(PAGE_ROWS, remaining))
-            page = self._read(queries.started_after, place, size, user)
-            yield from (record for _, record in page)
-            if len(page) < size:
+            page, has_more = self.started_after(place, int(min(PAGE_ROWS, remaining)), filters)
+            yield from (msgspec.to_builtins(record) for _, record in page)
+            if not has_more:
                 return
             place = page[-1][0]
-            remaining -= size
+            remaining -= len(page)
+
+    def started_after(
+        self, place: Start | None, limit: int, filters: Filters
+    ) -> tuple[list[tuple[Start, Interception]], bool]:
+        """Return up to *limit* interceptions after *place*, the oldest first, and whether there are more."""
+        return self._read(interceptions.started_after, place, limit, filters)
+
+    def count_interceptions(self, filters: Filters) -> int:
+        """Return how many there are."""
+        return self._read(interceptions.count, filters)
 
     def end_cursor(self) -> End:
         """Return the cursor for ends that will be stored from now on."""
-        return self._read(queries.last_end)
+        return self._read(interceptions.last_end)
 
-    def ended_after(self, cursor: End) -> Iterator[tuple[End, Record]]:
+    def ended_after(self, cursor: End, filters: Filters = ALL) -> Iterator[tuple[End, Record]]:
         """Yield what has ended since *cursor*, each with the cursor to go on from.
 
         Ends come in the order in which they were stored, those that were stored together by `(ended_at, id)`.
         So none is missed, however long after its end a record was shipped.
         """
-        while True:
-            page = self._read(queries.ended_after, cursor, PAGE_ROWS)
-            yield from page
-            if len(page) < PAGE_ROWS:
-                return
-            cursor = page[-1][0]
+        has_more = True
+        while has_more:
+            page, has_more = self._read(interceptions.ended_after, cursor, PAGE_ROWS, filters)
+            yield from ((place, msgspec.to_builtins(record)) for place, record in page)
+            cursor = page[-1][0] if page else cursor
+
+    def newest_interceptions(self, filters: Filters, after: str | None, limit: int) -> Interceptions:
+        """Return a page, the newest first, after the one with the id *after*; raises InvalidMembers."""
+        return self._read(interceptions.newest, filters, after, limit)
+
+    def find_interception(self, interception_id: str, owner: str | None) -> Interception:
+        """Return one interception; raises NotFound, also where it is not one of the *owner*."""
+        return self._read(interceptions.find, interception_id, owner)
+
+    def newest_sessions(self, filters: Filters, page: sessions.Page) -> Sessions:
+        """Return a page, the session that was active last first; raises InvalidMembers for its cursor."""
+        return self._read(sessions.newest, filters, page)
+
+    def find_session(self, session_id: str, filters: Filters, page: threads.Page) -> SessionThreads:
+        """Return a session with a page of its threads; raises NotFound, and InvalidMembers for a cursor."""
+        return self._read(threads.find, session_id, filters, page)
+
+    def models(self, filters: Filters, prefix: str, limit: int) -> list[str]:
+        """Return models that were asked for, in the order of the engine."""
+        return self._read(values.models, filters, prefix, limit)
+
+    def clients(self, filters: Filters, prefix: str, limit: int) -> list[str]:
+        """Return clients that asked, in the order of the engine."""
+        return self._read(values.clients, filters, prefix, limit)
+
+    def initiators(self, filters: Filters, prefix: str, limit: int) -> list[Initiator]:
+        """Return users by name."""
+        return self._read(values.initiators, filters, prefix, limit)
+
+    def usage(
+        self,
+        groups: Sequence[usage.Group],
+        filters: Filters,
+        *,
+        after: usage.Place | None = None,
+        limit: int,
+    ) -> list[usage.Found]:
+        """Return up to *limit* groups of requests after the place *after*, with what they used."""
+        return self._read(usage.rows, groups, filters, after=after, limit=limit)
+
+    def first_start(self, filters: Filters) -> int | None:
+        """Return when the first request of a period began, None where there was none."""
+        return self._read(usage.first_start, filters)
+
+    def unpriced(self, filters: Filters, limit: int) -> list[UsageRow]:
+        """Return models that have no price, and what they used."""
+        return self._read(usage.unpriced, filters, limit)
 
     def create_key(self, user_name: str, label: str, *, is_admin: bool, actor: str) -> str:
         """Make a key, and its user if there is none of that name; return the token, which is stored nowhere.

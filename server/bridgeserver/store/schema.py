@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     TypeDecorator,
@@ -136,13 +137,20 @@ interceptions = Table(
 )
 Index("ix_interceptions_started", interceptions.c.started_at, interceptions.c.id)
 Index("ix_interceptions_user", interceptions.c.user_id, interceptions.c.started_at, interceptions.c.id)
+# Its last columns are not looked up: what a session is filtered and shown by is read from the index alone.
 Index(
     "ix_interceptions_session_key",
     interceptions.c.user_id,
     interceptions.c.session_key,
     interceptions.c.started_at,
     interceptions.c.id,
+    interceptions.c.provider_name,
+    interceptions.c.model,
+    interceptions.c.client,
 )
+# For the different values of a column, and for filters that few rows match.
+Index("ix_interceptions_model", interceptions.c.model, interceptions.c.user_id)
+Index("ix_interceptions_client", interceptions.c.client, interceptions.c.user_id)
 
 
 def _index_where(name: str, *columns: str, is_null: str | None = None, is_set: str | None = None) -> None:
@@ -229,15 +237,16 @@ model_thoughts = _child(
 )
 
 # One row a session, so that a page of them is found without looking at all interceptions. Another user's session of the
-# same id is another one: clients choose these ids.
+# same id is another one: clients choose these ids. The key begins with the id, by which a session is looked up.
 sessions = Table(
     "sessions",
     metadata,
-    Column("user_id", Text, primary_key=True),
-    Column("id", Text, primary_key=True),  # interceptions.session_key
+    Column("user_id", Text, nullable=False),
+    Column("id", Text, nullable=False),  # interceptions.session_key
     Column("started_at", Timestamp, nullable=False),
     Column("prompted_at", Timestamp),  # when its last prompt came
     Column("active_at", Timestamp, nullable=False),  # that, or else started_at
+    PrimaryKeyConstraint("id", "user_id"),
 )
 Index("ix_sessions_active", sessions.c.active_at, sessions.c.user_id, sessions.c.id)
 Index("ix_sessions_user_active", sessions.c.user_id, sessions.c.active_at, sessions.c.id)

@@ -19,7 +19,13 @@ def upgrade() -> None:
     op.add_column(
         "interceptions", sa.Column("session_key", sa.Text, sa.Computed("coalesce(session_id, thread_root_id, id)"))
     )
-    op.create_index("ix_interceptions_session_key", "interceptions", ["user_id", "session_key", "started_at", "id"])
+    op.create_index(
+        "ix_interceptions_session_key",
+        "interceptions",
+        ["user_id", "session_key", "started_at", "id", "provider_name", "model", "client"],
+    )
+    op.create_index("ix_interceptions_model", "interceptions", ["model", "user_id"])
+    op.create_index("ix_interceptions_client", "interceptions", ["client", "user_id"])
     is_set = sa.text("thread_root_id IS NOT NULL")
     op.create_index(
         "ix_interceptions_thread", "interceptions", ["thread_root_id"], sqlite_where=is_set, postgresql_where=is_set
@@ -48,11 +54,12 @@ def upgrade() -> None:
         op.add_column("token_usages", sa.Column(name, sa.BigInteger))
     op.create_table(
         "sessions",
-        sa.Column("user_id", sa.Text, primary_key=True),
-        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("user_id", sa.Text, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
         sa.Column("started_at", Timestamp, nullable=False),
         sa.Column("prompted_at", Timestamp),
         sa.Column("active_at", Timestamp, nullable=False),
+        sa.PrimaryKeyConstraint("id", "user_id"),
     )
     op.execute(
         "INSERT INTO sessions (user_id, id, started_at, prompted_at, active_at)"

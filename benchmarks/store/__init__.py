@@ -1,0 +1,1 @@
+"""How fast the store answers when it is full."""
