@@ -389,7 +389,9 @@ def test_a_metrics_token_opens_nothing_else(scraped: FakeWorker, path: str) -> N
     assert not scraped.asked
 
 
-@pytest.mark.parametrize("key", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\xe9" * 20, USER])
+@pytest.mark.parametrize(
+    "key", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\xe9" * 20, pytest.param(USER, id="a user's key")]
+)
 def test_what_is_no_metrics_token(scraped: FakeWorker, key: str) -> None:
     """It is refused as it would be without any token in the configuration."""
     expected = 403 if key == USER else 401
