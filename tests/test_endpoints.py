@@ -378,7 +378,7 @@ def test_a_metrics_token_opens_what_is_to_be_watched(scraped: FakeWorker, path: 
     """The metrics and the detail of readiness, without anybody's key."""
     got = call(scraped, "GET", path, key=TOKEN)
     assert (got.status, got.body) == (200, scraped.answer.body)
-    assert scraped.asked == [Ask("GET", path, "", b"", "metrics token")]
+    assert scraped.asked == [Ask("GET", path, "", b"", "metrics token", is_admin=True)]
     assert not scraped.keyring.refused
 
 

@@ -65,7 +65,7 @@ def test_it_answers_what_the_parent_says(listener: Listener, parent: Parent, pat
     status, fields, body = ask(listener, "GET", path)
     assert (status, body, fields["cache-control"]) == (503, b'{"ready":false}', "no-store")
     assert ask(listener, "HEAD", f"{path}?x=y")[2] == b""
-    assert parent.asked == [Ask("GET", path, "", b"", "admin_listen")] * 2
+    assert parent.asked == [Ask("GET", path, "", b"", "admin_listen", is_admin=True)] * 2
 
 
 def test_health_needs_no_answer(listener: Listener, parent: Parent) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_a_long_export_is_counted_on_the_terminal(store: Store, tmp_path: Path) 
     """While its output goes to a file, standard error shows how far it is; without a terminal nothing is shown."""
     fill(store, *(request(number) for number in range(1, 4)))
     shown, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     command = [sys.executable, "-m", "bridgeserver", "records", "--csv"]
     environment = clean_environment() | {"TERM": "xterm"}
     with_bar = subprocess.run(

@@ -346,7 +346,8 @@ def test_sums_do_not_overflow(store: Store) -> None:
     """A provider's absurd counts make absurd sums, and no failure; small ones beside them are not lost."""
     most = 2**63 - 1
     fill(store, *(request(number, session_id="s") for number in (1, 2, 3)))
-    store.apply([samples.usage(number, seq=9, tokens=(most, most, 0, 0)) for number in (1, 2)])
+    store.apply([samples.usage(number, seq=9) for number in (1, 2)])
+    samples.query(store, "UPDATE token_usages SET input_tokens = :most, output_tokens = :most WHERE seq = 9", most=most)
     ((_place, row),) = store.usage(("model",), Filters(), limit=10)
     assert (row.input_tokens, row.output_tokens) == (2 * most + 3, 2 * most + 6)
     (session,) = store.newest_sessions(Filters(), FIRST).sessions

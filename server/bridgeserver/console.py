@@ -127,7 +127,7 @@ def progress(total: int, unit: str) -> Generator[Bar]:
 
     tqdm.monitor_interval = 0  # no thread for a bar
     # Nothing is drawn where nobody looks: None means only on a terminal.
-    with tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=None, leave=False) as bar:
+    with tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=None) as bar:
         yield Bar(bar)
 
 
