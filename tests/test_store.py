@@ -271,7 +271,8 @@ def insert(connection: Connection, name: str, **values: object) -> None:
     table = metadata.tables[name]
     for column in table.columns:
         if not column.nullable and column.server_default is None:
-            values.setdefault(column.name, {Text: "", Boolean: False}.get(type(column.type), 0))
+            is_text, is_boolean = isinstance(column.type, Text), isinstance(column.type, Boolean)
+            values.setdefault(column.name, "" if is_text else False if is_boolean else 0)
     connection.execute(table.insert().values(**values))
 
 
