@@ -126,7 +126,7 @@ class Catalog(ABC, Generic[Stored, Status, Shown]):
         in_force = {(found.source, found.name): found for found in self._in_force(status)}
         stored = {item.name: item for item in self._stored()}
         reason = status.last_error or status.store_error or NOT_YET
-        views = [
+        views: list[View] = [
             self._stored_view(item) | _state("store", in_force.get(("store", name)), reason) | {"override": None}
             for name, item in stored.items()
         ]
