@@ -160,6 +160,9 @@ class Front:
         elif mode == "error":
             error = {"code": -32602, "message": "the arguments are no good"}
             await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "error": error}).encode())
+        elif mode == "no-result":
+            result = {"content": [{"type": "text", "text": {"private": 1}}], **LIST_END}
+            await answer(send, 200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode())
         elif mode == "pages":
             params: Json = asked.get("params") or {}
             first = int(params.get("cursor") or 0)

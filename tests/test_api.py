@@ -197,6 +197,23 @@ def test_a_mistake_names_its_parameter(lab: Lab, path: str, query: str, mistake:
     assert found.startswith(mistake)
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/interceptions", "after"),
+        ("/sessions", "after_session_id"),
+        ("/sessions/s", "after_id"),
+        ("/sessions/s", "before_id"),
+    ],
+)
+def test_no_cursor_shows_a_key(lab: Lab, path: str, name: str) -> None:
+    """One that strayed there is told by its id, as it is everywhere."""
+    fill(lab.store, request(1, session_id="s"))
+    key = lab.store.create_key("ann", "", is_admin=False, actor="test")
+    (found,) = lab.mistakes(path, f"{name}={key}")
+    assert found.startswith(f"{name}: found '{key[:15]}_…', which is no ")
+
+
 def test_times_are_instants_whatever_their_offset(lab: Lab) -> None:
     """The earlier bound belongs to the range, the later one does not."""
     fill(lab.store, request(1, at=NOW), request(2, at=NOW + SECOND))
@@ -329,7 +346,7 @@ def test_an_export_ends_though_more_comes(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 def test_a_cell_is_never_a_formula(lab: Lab) -> None:
     """A text that a spreadsheet would work out gets an apostrophe, and nothing else is touched."""
-    texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=b", 'say "hi",\nplease', "'=1"]
+    texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=x", "a=b", 'say "hi",\nplease', "'=1"]
     prompts = [(samples.interception(number), samples.prompt(number, text=text)) for number, text in enumerate(texts)]
     fill(
         lab.store,
@@ -337,7 +354,7 @@ def test_a_cell_is_never_a_formula(lab: Lab) -> None:
         request(90, model="=cmd|' /C calc'!A0", client="@SUM(1)"),
     )
     *found, last = rows(lab.export("/interceptions/export"))
-    assert [row["prompt"] for row in found] == ["'" + text for text in texts[:6]] + texts[6:]
+    assert [row["prompt"] for row in found] == ["'" + text for text in texts[:7]] + texts[7:]
     assert (last["model"], last["client"], last["tools"]) == ("'=cmd|' /C calc'!A0", "'@SUM(1)", "look_up")
     assert (last["input_tokens"], last["streaming"], last["cost_micros"]) == ("1", "true", "")
 

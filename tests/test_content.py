@@ -12,6 +12,8 @@ from bridgeserver.records import AnyRecord, ToolUse
 from bridgeserver.tools.tool import Tool
 from bridgeserver.weaving import Call
 from gatelab import PROVIDERS, GateLab, MakeLab, answer, stream
+from toollab import CHAT, Box, give
+from tracelab import Spans
 
 SECRET = "xyzzy"
 USAGE = {"input_tokens": 12, "output_tokens": 9, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 4}
@@ -92,8 +94,37 @@ def test_nothing_that_was_said_reaches_the_journal(lab: GateLab, *, is_stream: b
     assert not any(SECRET.encode() in segment for segment in segments)
 
 
+def test_what_a_provider_says_of_a_failure_is_left_out(lab: GateLab) -> None:
+    """It quotes what it was sent; status and type say enough, in the journal as in spans."""
+    spans = Spans.of(lab)
+    error = {"type": "error", "error": {"type": "invalid_request_error", "message": f"messages.0: found {SECRET}"}}
+    lab.provider.push(answer(json.dumps(error).encode(), status="400 Bad Request"))
+    got = lab.ask("/anthropic/v1/messages", REQUEST)
+    assert SECRET.encode() in got.body
+    kept = lab.kept()
+    assert kept.outcome == ("failed", 400, "bad_request")
+    assert kept.end.error_message is None
+    assert spans.failures["Intercept"] == "interception failed: failed"
+    assert not any(SECRET in reason for reason in spans.failures.values())
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_spans_of_calls_hold_no_arguments(lab: GateLab, monkeypatch: pytest.MonkeyPatch, *, has_failed: bool) -> None:
+    """Neither what the model wrote nor what the server said of it; which tool it was, they say."""
+    spans = Spans.install(monkeypatch)
+    give(lab, Box(coder_list_workspaces=f"no {SECRET}") if has_failed else Box())
+    call = CHAT.call("c1", "bmcp_coder_coder_list_workspaces", json.dumps({"owner": SECRET}))
+    turns = CHAT.turn("t1", [call], (1, 2), streaming=False), CHAT.turn("t2", [CHAT.say("ok")], (1, 2), streaming=False)
+    lab.provider.push(*turns)
+    assert lab.ask(CHAT.path, CHAT.request).status == 200
+    name = "Intercept.ProcessRequest.ToolCall"
+    attributes = spans.attributes()[name]
+    assert (attributes["mcp_tool_name"], attributes["mcp_input"]) == ("coder_list_workspaces", "")
+    assert spans.failures == ({name: "ToolError"} if has_failed else {})
+
+
 def test_calls_of_the_gateways_tools_keep_their_names() -> None:
-    """Server, name, error and duration stay; arguments and results do not."""
+    """Server, name, duration and whether it failed stay; arguments, results and what the server said do not."""
     kept: list[AnyRecord] = []
 
     class Kept(Journal):
@@ -105,9 +136,13 @@ def test_calls_of_the_gateways_tools_keep_their_names() -> None:
 
     tool = Tool("bmcp_wiki_ask", "ask", "wiki", "http://wiki", "", {})
     recorder = UsageRecorder(Kept(), samples.interception(), samples.series())
-    recorder.injected_tool(Call("c", tool, f'{{"q": "{SECRET}"}}'), "r", "no such page", 1500, SECRET)
-    (use,) = kept
+    call = Call("c", tool, f'{{"q": "{SECRET}"}}')
+    recorder.injected_tool(call, "r", f"calling tool: no page {SECRET}", 1500, SECRET)
+    recorder.injected_tool(call, "r", "not called: the answer ended before", None, None)
+    use, not_called = kept
     assert isinstance(use, ToolUse)
+    assert isinstance(not_called, ToolUse)
+    assert not_called.error == "not called: the answer ended before"
     assert (use.tool_call_id, use.name, use.server, use.injected) == ("c", "ask", "http://wiki", True)
-    assert (use.error, use.duration_us, use.user_id) == ("no such page", 1500, "u")
+    assert (use.error, use.duration_us, use.user_id) == ("failed", 1500, "u")
     assert (use.arguments, use.truncated, use.result) == ("", True, None)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 import gateway as gateways
 from bridgeserver.config import LogsConfig
-from bridgeserver.logs import identify_request, with_request
+from bridgeserver.logs import identify_request, printable, with_request
 from gatelab import PROVIDERS, GateLab, MakeLab, answer
 from gateway import BODIES
 from tracelab import Spans
@@ -39,6 +39,26 @@ MESSAGE = {
     "usage": {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 1},
 }
 ASKED = BODIES[MESSAGES] | {"messages": [{"role": "user", "content": PROMPT}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("m\x1b[2J", "m\\x1b[2J"),
+        ("a\x07b\x9bc", "a\\x07b\\x9bc"),
+        ("line\x85two\u2028three", "line\\x85two\\u2028three"),
+        ("\u202eb", "\\u202eb"),
+        ("two\nlines", "two\nlines"),
+        ("naïve", "naïve"),
+    ],
+)
+def test_nothing_in_a_line_is_for_the_terminal(text: str, shown: str) -> None:
+    """What somebody else has named moves no cursor and begins no line; what has a line's end the renderer quotes."""
+    assert printable(None, "info", {"event": "e", "model": text, "count": 1}) == {
+        "event": "e",
+        "model": shown,
+        "count": 1,
+    }
 
 
 @pytest.fixture

@@ -269,10 +269,10 @@ def test_the_schema_can_be_written_for_postgresql() -> None:
 def insert(connection: Connection, name: str, **values: object) -> None:
     """Insert a row whose other columns have anything that they may."""
     table = metadata.tables[name]
+    blanks: dict[type, object] = {Text: "", Boolean: False}
     for column in table.columns:
         if not column.nullable and column.server_default is None:
-            is_text, is_boolean = isinstance(column.type, Text), isinstance(column.type, Boolean)
-            values.setdefault(column.name, "" if is_text else False if is_boolean else 0)
+            values.setdefault(column.name, blanks.get(type(column.type), 0))
     connection.execute(table.insert().values(**values))
 
 

@@ -84,6 +84,7 @@ FAULTS = {
     "call:redirect": "not followed",
     "call:gzip": "encodes its answers",
     "call:error": "the arguments are no good",
+    "call:no-result": "Input should be a valid string",
 }
 
 
@@ -96,6 +97,7 @@ def test_a_call_that_gets_no_result(strict: Gateway, fake: FakeProvider, server:
     assert answer.status == 200
     assert FAULTS[fault] in told
     assert FAULTS[fault] in call["error"]
+    assert "private" not in call["error"]
     assert call["duration_us"] < 5_000_000
     healthy(strict, fake)
 

@@ -129,11 +129,6 @@ class Journal:
         """Whether the folder is gone: removed, or with its volume. What is written then reaches nobody."""
         self._watch_timer = self._loop.call_later(WATCH_S, self._watch)
 
-    @property
-    def open_interceptions(self) -> int:
-        """Interceptions that were appended and have not ended."""
-        return self._open
-
     def begin(self, records: Sequence[AnyRecord], then: Then) -> None:
         """Append an interception and what belongs to it, and call *then* once they are kept.
 

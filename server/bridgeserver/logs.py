@@ -47,8 +47,13 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers: list[Processor] = (
-        # Where the package `rich` is installed the default would print local variables, and secrets with them.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [
+            printable,
+            # Where the package `rich` is installed the default would print local variables, and secrets with them.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
         if is_console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -79,3 +84,17 @@ def with_request(_logger: object, _method: str, event: EventDict) -> EventDict:
         for name, value in fields.items():
             event.setdefault(name, value)
     return event
+
+
+def printable(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Escape what would move the cursor of a terminal, or be taken for a command: clients name models as they like."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(map(_escaped, value))
+    return event
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character in "\n\r\t":  # the renderer quotes a text with these
+        return character
+    return character.encode("unicode_escape").decode()

@@ -156,9 +156,10 @@ class Recorder:
 
 
 class UsageRecorder(Recorder):
-    """Keeps nothing of what was said: of prompts when they came, of tools their names, ids and errors, no thoughts.
+    """Keeps nothing of what was said: of prompts when they came, of tools their names and ids, no thoughts.
 
-    What is left out is marked as cut.
+    What is left out is marked as cut. An error keeps its type: its text may be a provider's or a server's, which quotes
+    what it was sent.
     """
 
     __slots__ = ()
@@ -174,6 +175,24 @@ class UsageRecorder(Recorder):
     def injected_tool(
         self, call: Call, response_id: str, error: str | None, duration_us: int | None, result: str | None
     ) -> None:
-        """Keep that a tool was called, and whether it failed."""
+        """Keep that a tool was called, and whether it failed; why one was not called is the gateway's own word."""
         del result
+        if error is not None and duration_us is not None:
+            error = "failed"
         super().injected_tool(call, response_id, error, duration_us, None)
+
+    def end(
+        self,
+        status: Status,
+        *,
+        http_status: int | None,
+        attempts: int,
+        error_type: ErrorType | None = None,
+        error_message: str | None = None,
+        credential_hint: str | None = None,
+    ) -> None:
+        """Keep how it ended."""
+        del error_message
+        super().end(
+            status, http_status=http_status, attempts=attempts, error_type=error_type, credential_hint=credential_hint
+        )

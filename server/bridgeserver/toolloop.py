@@ -103,12 +103,13 @@ class ToolLoop:
         arguments = call.parsed()
         if arguments is None:
             return self._refused(call, response_id, "not called: the arguments are not a JSON object")
-        with span("Intercept.ProcessRequest.ToolCall", _attributes(call)) as traced:
+        shown = self._recorder.content_limit  # what is not recorded is not for spans either
+        with span("Intercept.ProcessRequest.ToolCall", _attributes(call, shown)) as traced:
             try:
                 outcome = Outcome(call, await self._tools.toolbox.call(call.tool, arguments))
             except ToolError as error:
                 outcome = Outcome(call, None, f"calling tool: {error}")
-                traced.fail(str(error))
+                traced.fail(str(error)[:shown] or type(error).__name__)
             except asyncio.CancelledError:
                 self._record(call, response_id, Outcome(call, None, "cancelled: the request ended"), now_us() - started)
                 raise
@@ -233,9 +234,9 @@ class KeptAlive:
         self._wait()
 
 
-def _attributes(call: Call) -> dict[str, str]:
+def _attributes(call: Call, shown: int) -> dict[str, str]:
     return {
-        "mcp_input": call.arguments[:100],
+        "mcp_input": call.arguments[: min(100, shown)],
         "mcp_tool_name": call.tool.name,
         "mcp_server_name": call.tool.server,
         "mcp_server_url": call.tool.server_url,

@@ -7,7 +7,7 @@ from typing import Any
 
 from bridgeserver.store.views import Interception
 
-RISKY = ("=", "+", "-", "@", "\t", "\r")
+RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
 """With one of these a text begins that a spreadsheet would work out; an apostrophe makes it a text again."""
 
 INTERCEPTIONS = (

@@ -160,7 +160,7 @@ class ServerSession:
         except MCPError as error:
             raise ToolError(self._told(error)) from None
         except ValidationError as error:
-            raise ToolError(f"the server's answer is no result of a tool: {self._clean(str(error))}") from None
+            raise ToolError(f"the server's answer is no result of a tool: {self._clean(_mistakes(error))}") from None
         content = tuple(block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content)
         size = len(msgspec.json.encode(content or result.structured_content))
         if size > self._config.max_result_bytes:
@@ -395,6 +395,12 @@ def _secrets(values: Iterable[str]) -> list[str]:
     """Return what has to be kept out of texts: the values of headers, also without the name of their scheme."""
     parts = {part for value in values for part in (value, value.partition(" ")[2])}
     return sorted((part for part in parts if len(part) >= SECRET_CHARS), key=len, reverse=True)
+
+
+def _mistakes(error: ValidationError) -> str:
+    """Return what is wrong with a result, and nothing of what is in it: whether that is recorded is a choice."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in found)
 
 
 def _size(tool: Listed) -> int:

@@ -14,6 +14,7 @@ from bridgeserver.store.queries.children import Children
 from bridgeserver.store.queries.filters import Filters, choose, times
 from bridgeserver.store.schema import interceptions, users
 from bridgeserver.store.views import Interception, Interceptions, ToolName
+from bridgeserver.tokens import redact
 
 PAGE_ROWS = 100
 """A recorded prompt may have 1 MiB, so this bounds the memory of a page."""
@@ -66,7 +67,9 @@ def newest(connection: Connection, filters: Filters, after: str | None, limit: i
     if after is not None:
         place = _find_start(connection, after, filters.owner)
         if place is None:
-            raise InvalidMembers([f"after: found {after[:64]!r}, which is no interception; give the `next` of a page"])
+            raise InvalidMembers(
+                [f"after: found {redact(after)[:64]!r}, which is no interception; give the `next` of a page"]
+            )
         query = query.where(tuple_(*_ORDER) < order.place(_ORDER, place))
     page, has_more = _page(connection, query, limit)
     records = [record for _row, record in page]

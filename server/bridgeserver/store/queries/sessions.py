@@ -29,6 +29,7 @@ from bridgeserver.store.queries.filters import Filters, choose, times
 from bridgeserver.store.queries.order import place
 from bridgeserver.store.schema import interceptions, sessions, token_usages, user_prompts, users
 from bridgeserver.store.views import Initiator, Session, Sessions, Tokens
+from bridgeserver.tokens import redact
 
 COUNT_LIMIT = 1000
 PROMPT_CHARACTERS = 1000
@@ -139,7 +140,7 @@ def _place_of(connection: Connection, cursor: str, owner: str | None) -> tuple[i
         rows = rows_of(connection, cursor, scope)
     if len(rows) != 1:
         found = "which is no session" if not rows else "which several users have"
-        raise InvalidMembers([f"after_session_id: found {cursor[:64]!r}, {found}; give the `next` of a page"])
+        raise InvalidMembers([f"after_session_id: found {redact(cursor)[:64]!r}, {found}; give the `next` of a page"])
     return rows[0].active_at, rows[0].user_id, rows[0].id
 
 

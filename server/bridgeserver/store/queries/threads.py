@@ -13,6 +13,7 @@ from bridgeserver.store.queries.children import Children
 from bridgeserver.store.queries.filters import Filters, owners
 from bridgeserver.store.schema import interceptions
 from bridgeserver.store.views import Action, SessionThreads, Thread
+from bridgeserver.tokens import redact
 
 
 class Page(NamedTuple):
@@ -67,7 +68,9 @@ def _index(ids: Sequence[str], member: str, thread_id: str) -> int:
     try:
         return ids.index(thread_id)
     except ValueError as exc:
-        raise InvalidMembers([f"{member}: found {thread_id[:64]!r}, which is no thread of this session"]) from exc
+        raise InvalidMembers(
+            [f"{member}: found {redact(thread_id)[:64]!r}, which is no thread of this session"]
+        ) from exc
 
 
 def _threads(connection: Connection, user_id: str, session_id: str, ids: Sequence[str]) -> list[Thread]:
