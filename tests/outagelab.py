@@ -26,7 +26,7 @@ from pglab import PostgresLab
 
 MARKER = re.compile(r"<[a-z0-9-]+>")
 CLIENTS = 6
-SCRIPTS = {"slow": Script(gap_s=0.02)}
+SCRIPTS = {"slow": Script(gap_s=0.02, output_tokens=40)}
 """What the provider of a storm answers, so that streams are open at every moment."""
 
 
