@@ -3,9 +3,9 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 
 import gateway as gateways
 import outagelab
-from bridgeserver import fakeprovider
+import samples
+from bridgeserver import cli, fakeprovider, record_commands
 from bridgeserver.fakeprovider import FakeProvider, Script
+from bridgeserver.store import open_store
 from gateway import BODIES, Gateway
 from outagelab import Load
 from pglab import PostgresLab
@@ -216,6 +218,36 @@ def test_commands_work_on_postgresql(tmp_path: Path, postgres: PostgresLab, fake
         refused = gateways.bridgecore(tmp_path, "serve")
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1].startswith("bridgecore: store.encryption_key: found nothing")
+
+
+def test_following_goes_on_after_the_server_was_away(
+    tmp_path: Path,
+    postgres: PostgresLab,
+    url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`records --follow` says once that it waits, and then prints what has ended since."""
+    gateways.write_config(tmp_path, "http://127.0.0.1:9", more=f'[store]\nurl = "{url}"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record_commands, "end_with_the_pipe", lambda: None)  # which is for a whole process
+    with closing(open_store(url)) as store:
+        meanwhile: list[Callable[[], object]] = [
+            lambda: store.apply(samples.whole(1)),
+            postgres.stop,
+            lambda: None,
+            postgres.start,
+            lambda: store.apply(samples.whole(2)),
+        ]
+
+        def wait() -> None:
+            meanwhile.pop(0)()
+
+        monkeypatch.setattr(record_commands, "_wait", wait)
+        assert cli.run(["records", "--follow", "--json", "--limit", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["i0001", "i0002"]
+    assert err.count("bridgecore: ") == err.count("; waiting for it\n") == 1
 
 
 def test_a_server_that_is_down_is_one_line(tmp_path: Path, fake: FakeProvider) -> None:
