@@ -1,12 +1,14 @@
 """What many tests share: one fake provider and one gateway for all that does not stop them."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import gatelab
 import gateway as gateways
+import samples
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider
 from bridgeserver.store import Store, open_store
@@ -115,6 +117,27 @@ def empty_store(store_url: str) -> Iterator[Store]:
     store.upgrade()
     yield store
     store.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store of either engine that the tests of a file share."""
+    with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/a.db"
+        if request.param == "postgresql":
+            lab: PostgresLab = request.getfixturevalue("postgres")
+            url = stack.enter_context(lab.database())
+        store = open_store(url)
+        stack.callback(store.close)
+        store.upgrade()
+        yield store
+
+
+@pytest.fixture
+def emptied_store(shared_store: Store) -> Store:
+    """The store that the tests of a file share, with the schema and nothing else."""
+    samples.empty(shared_store)
+    return shared_store
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider, Script
 from bridgeserver.store import open_store
 from gateway import BODIES, Gateway
+from pglab import PostgresLab
 
 MARKER = re.compile(r"<[a-z0-9-]+>")
 CLIENTS = 6
-SCRIPTS = {"slow": Script(gap_s=0.02)}
+SCRIPTS = {"slow": Script(gap_s=0.02, output_tokens=40)}
 """What the provider of a storm answers, so that streams are open at every moment."""
 
 
@@ -85,7 +86,32 @@ def sqlite(folder: Path) -> Generator[Engine]:
         engine.bring_back()
 
 
-ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {"sqlite": sqlite}
+class PostgresEngine:
+    """PostgreSQL, whose server is stopped."""
+
+    def __init__(self, lab: PostgresLab, url: str) -> None:
+        self._lab = lab
+        self.url = url
+
+    def take_away(self) -> None:
+        self._lab.stop()
+
+    def bring_back(self) -> None:
+        self._lab.start()
+
+
+@contextmanager
+def postgresql(_folder: Path) -> Generator[Engine]:
+    """Yield a PostgreSQL server of its own, so that nobody else misses it."""
+    lab = PostgresLab()
+    try:
+        with lab.bare_database() as url:
+            yield PostgresEngine(lab, url)
+    finally:
+        lab.close()
+
+
+ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
 def provider() -> AbstractContextManager[FakeProvider]:

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+import samples
 from bridgeserver.store import open_store
-from bridgeserver.store.schema import metadata
 from gateway import eventually
 
 INSTALLATION = "pginstall18"
@@ -36,10 +36,6 @@ SETTINGS = {
     "autovacuum": "off",
     "log_statement": "none",
 }
-SWEEP = "; ".join(
-    f"DELETE FROM {table.name}" if table.name != "revisions" else "UPDATE revisions SET value = 0"
-    for table in reversed(metadata.sorted_tables)
-)
 PR_SET_PDEATHSIG = 1
 PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
 
@@ -93,7 +89,7 @@ class PostgresLab:
         url = self._swept.pop() if self._swept else self.url(self._create("upgraded"))
         yield url
         self.start()
-        query(url, SWEEP)
+        query(url, "; ".join(samples.SWEEP))
         self._swept.append(url)
 
     @contextmanager

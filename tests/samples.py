@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, RowMapping, text
 
 from bridgeserver.counting import Counters
+from bridgeserver.prices import PriceList
 from bridgeserver.records import (
     AnyRecord,
     ContinuedResponse,
@@ -19,7 +20,7 @@ from bridgeserver.records import (
     UserPrompt,
 )
 from bridgeserver.store import Store
-from bridgeserver.store.schema import EPOCH, MICROSECOND
+from bridgeserver.store.schema import EPOCH, MICROSECOND, metadata
 from bridgeserver.traffic import Series, Traffic
 
 if TYPE_CHECKING:
@@ -117,6 +118,13 @@ TABLES = (
 )
 
 
+SWEEP = [
+    f"DELETE FROM {table.name}" if table.name != "revisions" else "UPDATE revisions SET value = 0"
+    for table in reversed(metadata.sorted_tables)
+]
+"""What leaves the schema and nothing else."""
+
+
 def series() -> Series:
     """Return what counts requests of one kind."""
     return Traffic(Counters()).series("main", "/v1/chat/completions", "m", "Codex", "u")
@@ -151,9 +159,14 @@ def query(store: Store, sql: str, **parameters: object) -> list[tuple[Any, ...]]
 
 
 def empty(store: Store) -> None:
-    """Remove all records."""
-    for name in TABLES:
-        query(store, f"DELETE FROM {name}")
+    """Remove everything but the schema."""
+
+    def sweep(connection: Connection) -> None:
+        for statement in SWEEP:
+            connection.execute(text(statement))
+
+    database(store).write(sweep)
+    store.prices = PriceList()
 
 
 def _plain(row: RowMapping) -> dict[str, Any]:

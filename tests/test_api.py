@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +19,7 @@ from bridgeserver.api.routes import OPERATIONS, ROOT, Operation
 from bridgeserver.asks import Answer, Ask
 from bridgeserver.sealing import Vault
 from bridgeserver.status import ShippingStatus
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 from querylab import DAY, NOW, SECOND, fill, request
 from test_admin import FakeReloader
 
@@ -63,12 +61,10 @@ class Lab(NamedTuple):
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """An API over an empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
-    yield Lab(Admin(store, Vault([bytes(range(32))]), FakeReloader(store), dict, ShippingStatus), store)
-    store.close()
+def lab(emptied_store: Store) -> Lab:
+    """An API over an empty store of either engine."""
+    vault, reloader = Vault([bytes(range(32))]), FakeReloader(emptied_store)
+    return Lab(Admin(emptied_store, vault, reloader, dict, ShippingStatus), emptied_store)
 
 
 def path_of(operation: Operation) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, text
 
@@ -275,6 +276,32 @@ def test_ends_of_two_gateways_come_in_the_order_of_their_numbers(store: Store, u
                 cursor = place
                 seen.add(record["id"])
     assert len(seen) == 200
+
+
+def begun_in(session: str, number: int, at: int) -> list[AnyRecord]:
+    """Return what a request of a session leaves."""
+    begun = msgspec.structs.replace(samples.interception(number, started_at=at), session_id=session)
+    return [begun, msgspec.structs.replace(samples.prompt(number), created_at=at), samples.end(number, ended_at=at + 1)]
+
+
+def test_two_gateways_purge_while_a_third_ships(store: Store, url: str) -> None:
+    """None fails for another one's sake, and the sessions that they share begin with what is left of them."""
+
+    def purge(by: Store) -> None:
+        while by.purge(1000, 50):
+            pass
+
+    def ship(by: Store) -> None:
+        for first in range(1000, 1400, 40):
+            by.apply([record for at in range(first, first + 40) for record in begun_in(f"s{at % 40}", at, at)])
+
+    with closing(open_store(url)) as second, closing(open_store(url)) as third:
+        for _ in range(3):
+            store.apply([record for at in range(400) for record in begun_in(f"s{at * 7 % 40}", at, at)])
+            assert together(partial(purge, store), partial(purge, second), partial(ship, third)) == [None] * 3
+            starts = {row["id"]: row["started_at"] for row in samples.tables(store)["sessions"]}
+            assert starts == {f"s{at % 40}": at for at in range(1000, 1040)}
+            samples.empty(store)
 
 
 def test_of_two_who_make_the_same_one_is_refused(store: Store, url: str) -> None:

@@ -1,17 +1,24 @@
 """Gateways on one PostgreSQL: what is changed through one holds for the other, and a server that is away."""
 
+import json
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gateway as gateways
-from bridgeserver import fakeprovider
-from bridgeserver.fakeprovider import FakeProvider
+import outagelab
+import samples
+from bridgeserver import cli, fakeprovider, record_commands
+from bridgeserver.fakeprovider import FakeProvider, Script
+from bridgeserver.store import open_store
 from gateway import BODIES, Gateway
+from outagelab import Load
 from pglab import PostgresLab
 
 ID = "x-bridge-interception-id"
@@ -85,6 +92,68 @@ def test_two_gateways_share_keys_providers_and_records(tmp_path: Path, fake: Fak
             assert "Traceback" not in (gateway.folder / "gateway.log").read_text()
 
 
+def provider_count(fake: FakeProvider) -> dict[str, tuple[int, int, int, int]]:
+    """Return what the provider was asked and has sent, by model: requests; tokens of input, output and cache reads."""
+    models = Counter[str](json.loads(request.body)["model"] for request in fake.requests)
+    scripts = {model: outagelab.SCRIPTS.get(model, Script()) for model in models}
+    return {
+        model: (
+            count,
+            count * scripts[model].input_tokens,
+            count * scripts[model].output_tokens,
+            count * scripts[model].cache_read_tokens,
+        )
+        for model, count in models.items()
+    }
+
+
+def counts(row: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Return the same of a row of a report."""
+    return row["requests"], row["input_tokens"], row["output_tokens"], row["cache_read_tokens"]
+
+
+def listed(gateway: Gateway, query: str = "") -> list[dict[str, Any]]:
+    """Return all interceptions that the API tells of, page by page."""
+    found, more = list[dict[str, Any]](), ""
+    while True:
+        page = gateway.ask(f"/-/api/v1/interceptions?limit=100{query}{more}").json
+        found += page["interceptions"]
+        if page["next"] is None:
+            return found
+        more = f"&after={page['next']}"
+
+
+def completed(gateway: Gateway, count: int) -> list[dict[str, Any]]:
+    """Return the completed interceptions as soon as there are so many."""
+
+    def look() -> list[dict[str, Any]] | None:
+        found = listed(gateway, "&status=completed")
+        return found if len(found) >= count else None
+
+    return gateways.eventually(look)
+
+
+def test_totals_are_what_the_provider_has_counted(tmp_path: Path, url: str) -> None:
+    """Of a load over two gateways each of them tells the same: all requests once, and their tokens, by model."""
+    with outagelab.provider() as fake, ExitStack() as stack:
+        first = stack.enter_context(running(tmp_path / "a", fake, url))
+        second = stack.enter_context(running(tmp_path / "b", fake, url, first.key))
+        with Load(first, "first", clients=3) as one, Load(second, "second", clients=3) as two:
+            one.wait_for(60)
+            two.wait_for(60)
+        assert set(one.summary()) == set(two.summary()) == {200}
+        expected = provider_count(fake)
+        for gateway in (first, second):
+            records = completed(gateway, len(fake.requests))
+            assert len(listed(gateway)) == len(records)
+            assert outagelab.markers(record["prompt"] for record in records) == outagelab.reached(fake)
+            assert Counter(record["model"] for record in records) == {model: row[0] for model, row in expected.items()}
+            report = gateway.ask("/-/api/v1/usage?group_by=model").json
+            assert {row["model"]: counts(row) for row in report["rows"]} == expected
+            assert counts(report["totals"]) == tuple(map(sum, zip(*expected.values(), strict=True)))
+        assert len(expected) == 2
+
+
 def test_a_server_that_was_away_loses_no_record(
     tmp_path: Path, postgres: PostgresLab, fake: FakeProvider, url: str
 ) -> None:
@@ -149,6 +218,36 @@ def test_commands_work_on_postgresql(tmp_path: Path, postgres: PostgresLab, fake
         refused = gateways.bridgecore(tmp_path, "serve")
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1].startswith("bridgecore: store.encryption_key: found nothing")
+
+
+def test_following_goes_on_after_the_server_was_away(
+    tmp_path: Path,
+    postgres: PostgresLab,
+    url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`records --follow` says once that it waits, and then prints what has ended since."""
+    gateways.write_config(tmp_path, "http://127.0.0.1:9", more=f'[store]\nurl = "{url}"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record_commands, "end_with_the_pipe", lambda: None)  # which is for a whole process
+    with closing(open_store(url)) as store:
+        meanwhile: list[Callable[[], object]] = [
+            lambda: store.apply(samples.whole(1)),
+            postgres.stop,
+            lambda: None,
+            postgres.start,
+            lambda: store.apply(samples.whole(2)),
+        ]
+
+        def wait() -> None:
+            meanwhile.pop(0)()
+
+        monkeypatch.setattr(record_commands, "_wait", wait)
+        assert cli.run(["records", "--follow", "--json", "--limit", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["i0001", "i0002"]
+    assert err.count("bridgecore: ") == err.count("; waiting for it\n") == 1
 
 
 def test_a_server_that_is_down_is_one_line(tmp_path: Path, fake: FakeProvider) -> None:

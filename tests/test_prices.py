@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,21 +15,19 @@ from hypothesis import strategies as st
 import samples
 from bridgeserver import metrics, pricebook, prices
 from bridgeserver.config import PriceConfig, ProviderConfig
+from bridgeserver.errors import StoreError
 from bridgeserver.prices import MAX_TOKENS, Cost, PriceList, Source
 from bridgeserver.records import TokenUsage
 from bridgeserver.status import ReloadStatus
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 
 NOW_US = 1_796_000_000_000_000
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
-    yield store
-    store.close()
+def store(emptied_store: Store) -> Store:
+    """An empty store of either engine."""
+    return emptied_store
 
 
 def usage(
@@ -257,7 +253,7 @@ def test_models_without_a_price_are_counted(store: Store) -> None:
 def test_a_batch_that_failed_counts_nothing(store: Store) -> None:
     """It comes again, and is counted then."""
     broken = msgspec.structs.replace(samples.prompt(), seq=None)
-    with pytest.raises(Exception, match="NOT NULL"):
+    with pytest.raises(StoreError, match=r"(?i)not.null"):
         store.apply([samples.interception(), usage(1), broken])
     assert store.prices.unpriced() == {}
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,9 @@ CHILDREN = ("user_prompts", "token_usages", "tool_usages", "model_thoughts")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = open_store(f"sqlite:///{tmp_path}/a.db")
-    store.upgrade()
-    yield store
-    store.close()
+def store(emptied_store: Store) -> Store:
+    """An empty store of either engine."""
+    return emptied_store
 
 
 def request(number: int, at: int, *, session: str | None = None, is_open: bool = False) -> list[AnyRecord]:

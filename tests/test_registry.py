@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +41,9 @@ class Gateway:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    opened = open_store(f"sqlite:///{tmp_path}/a.db")
-    opened.upgrade()
-    yield opened
-    opened.close()
+def store(emptied_store: Store) -> Store:
+    """An empty store of either engine."""
+    return emptied_store
 
 
 @pytest.fixture
@@ -192,7 +188,7 @@ def test_several_gateways_end_a_lost_journal_once(tmp_path: Path, store: Store) 
     barrier = threading.Barrier(4)
 
     def end_it() -> None:
-        with_own = open_store(f"sqlite:///{store.path}")
+        with_own = open_store(store.url)
         barrier.wait()
         results.append(with_own.end_journal(lost, seen_at, 3_000_000))
         with_own.close()

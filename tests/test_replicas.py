@@ -4,17 +4,20 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 import gateway as gateways
 import outagelab
 from bridgeserver.fakeprovider import Script
 from gateway import BODIES
-from outagelab import Engine
+from outagelab import ENGINES, Engine
 
 
-def test_two_gateways_on_one_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_two_gateways_on_one_database(tmp_path: Path, engine_name: str) -> None:
     """A gateway that starts, and one that is killed, leave the other's running request alone; each ends its own."""
     path = "/openai/v1/responses"
-    with outagelab.provider() as fake, outagelab.sqlite(tmp_path) as engine:
+    with outagelab.provider() as fake, ENGINES[engine_name](tmp_path) as engine:
         folders = [tmp_path / "one", tmp_path / "two"]
         for folder in folders:
             folder.mkdir()

@@ -99,12 +99,13 @@ def test_a_full_journal_refuses_new_requests_only(tmp_path: Path, engine_name: s
     with outagelab.provider() as fake, ENGINES[engine_name](tmp_path) as engine:
         key = outagelab.configure(tmp_path, engine, fake, journal="max_bytes = 1048576")
         with gateways.started(tmp_path, key) as gateway:
+            path = "/openai/v1/responses"
+            assert gateway.ask(path, BODIES[path]).status == 200  # from here on the worker knows the key
             engine.take_away()
             fake.push(Script(gate=True))
-            path = "/openai/v1/responses"
             running = gateway.open(path, BODIES[path] | {"stream": True})
             assert running.read1()
-            served = 1
+            served = 2
             for path in BODIES:
                 count, refused = ask_until_full(gateway, path, "x" * 900_000)
                 served += count

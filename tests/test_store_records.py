@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -54,6 +55,12 @@ def explain(store: Store, statement: str, parameters: Any) -> list[str]:
         return [row[0].strip() for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)]
 
     return samples.database(store).write(run)
+
+
+def whole_reads(plan: list[str]) -> list[str]:
+    """Return the steps of a plan that read every row of a table or an index."""
+    scans = [step for step in plan if (step.startswith("SCAN") and "CONSTANT" not in step) or "Seq Scan on" in step]
+    return scans + [step for step, below in pairwise([*plan, ""]) if " using " in step and "Index Cond" not in below]
 
 
 def test_a_record_begins_with_these_fields(store: Store) -> None:

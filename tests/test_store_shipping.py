@@ -1,8 +1,6 @@
 """Shipping: records become rows, once, however often and in whatever pieces they come."""
 
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -22,36 +20,20 @@ from bridgeserver.records import (
     ToolUse,
     UserPrompt,
 )
-from bridgeserver.store import Store, bulk, open_store
+from bridgeserver.store import Store, bulk
 from bridgeserver.store.schema import metadata
-from pglab import PostgresLab
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store of either engine, which all tests of this file share."""
-    with ExitStack() as stack:
-        url = f"sqlite:///{tmp_path_factory.mktemp('shipping')}/a.db"
-        if request.param == "postgresql":
-            lab: PostgresLab = request.getfixturevalue("postgres")
-            url = stack.enter_context(lab.database())
-        store = open_store(url)
-        stack.callback(store.close)
-        store.upgrade()
-        yield store
 
 
 @pytest.fixture
-def store(opened: Store) -> Store:
-    """A store without records."""
-    samples.empty(opened)
-    return opened
+def store(emptied_store: Store) -> Store:
+    """An empty store of either engine."""
+    return emptied_store
 
 
 @pytest.fixture
-def is_sqlite(opened: Store) -> bool:
+def is_sqlite(store: Store) -> bool:
     """Whether the store is a file."""
-    return opened.url.startswith("sqlite:")
+    return store.url.startswith("sqlite:")
 
 
 TABLES: dict[type[AnyRecord], str] = {
@@ -289,20 +271,34 @@ def streams(draw: st.DrawFn) -> list[AnyRecord]:
     return stream
 
 
-@settings(max_examples=60, deadline=None)
-@given(stream=streams(), data=st.data())
-def test_deliveries_do_not_matter(opened: Store, stream: list[AnyRecord], data: st.DataObject) -> None:
-    """However a journal is cut into batches, and however often its parts are sent again, the tables are the same."""
-    samples.empty(opened)
-    opened.apply(stream)
-    expected = samples.tables(opened)
-    samples.empty(opened)
+def check_deliveries(store: Store, stream: list[AnyRecord], data: st.DataObject) -> None:
+    """Store a journal at once, and again in batches that overlap; the tables must be the same."""
+    samples.empty(store)
+    store.apply(stream)
+    expected = samples.tables(store)
+    samples.empty(store)
     delivered = changed = 0
     while delivered < len(stream):
         first = data.draw(st.integers(0, delivered), label="first")
         after = data.draw(st.integers(delivered + 1, len(stream)), label="after")
-        changed += opened.apply(stream[first:after])
+        changed += store.apply(stream[first:after])
         delivered = after
-    assert samples.tables(opened) == expected
+    assert samples.tables(store) == expected
     rows = sum(len(rows) for name, rows in expected.items() if name != "sessions")
     assert changed == rows + sum(row["ended_at"] is not None for row in expected["interceptions"])
+
+
+@pytest.mark.parametrize("shared_store", ["sqlite"], indirect=True)
+@settings(max_examples=60, deadline=None)
+@given(stream=streams(), data=st.data())
+def test_deliveries_do_not_matter(shared_store: Store, stream: list[AnyRecord], data: st.DataObject) -> None:
+    """However a journal is cut into batches, and however often its parts are sent again, the tables are the same."""
+    check_deliveries(shared_store, stream, data)
+
+
+@pytest.mark.parametrize("shared_store", ["postgresql"], indirect=True)
+@settings(max_examples=15, deadline=None)
+@given(stream=streams(), data=st.data())
+def test_nor_do_they_on_postgresql(shared_store: Store, stream: list[AnyRecord], data: st.DataObject) -> None:
+    """The same with fewer examples, because each statement goes to a server."""
+    check_deliveries(shared_store, stream, data)

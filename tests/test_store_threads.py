@@ -1,9 +1,7 @@
 """Threads and sessions: what the store makes of tool calls and of who answered them, whatever comes first."""
 
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,24 +12,15 @@ from sqlalchemy import Engine, event
 
 import samples
 from bridgeserver.records import AnyRecord, Interception, ToolUse, UserPrompt
-from bridgeserver.store import Store, open_store
+from bridgeserver.store import Store
 from gatelab import GateLab, answer
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store that all tests of this file share."""
-    store = open_store(f"sqlite:///{tmp_path_factory.mktemp('threads')}/a.db")
-    store.upgrade()
-    yield store
-    store.close()
+from test_store_records import explain, whole_reads
 
 
 @pytest.fixture
-def store(opened: Store) -> Store:
-    """A store without records."""
-    samples.empty(opened)
-    return opened
+def store(emptied_store: Store) -> Store:
+    """An empty store of either engine."""
+    return emptied_store
 
 
 def begun(
@@ -203,14 +192,9 @@ def test_threads_sessions_and_purges_read_no_table_whole(store: Store) -> None:
         store.purge(1_000_002, 1)
     finally:
         event.remove(Engine, "before_cursor_execute", note)
-    with closing(sqlite3.connect(store.path)) as connection:
-        plans = {
-            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in seen.items()
-        }
-    assert len(plans) > 10
-    for statement, plan in plans.items():
-        assert [step for step in plan if step.startswith("SCAN") and "CONSTANT" not in step] == [], statement
+    assert len(seen) > 10
+    for statement, parameters in seen.items():
+        assert whole_reads(explain(store, statement, parameters)) == [], statement
 
 
 USERS = st.sampled_from(["u", "v"])
@@ -272,12 +256,10 @@ def expected_sessions(store: Store) -> list[tuple[Any, ...]]:
     ]
 
 
-@settings(max_examples=80, deadline=None)
-@given(made=requests(), data=st.data())
-def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[AnyRecord]], data: st.DataObject) -> None:
-    """However requests are cut into batches, mixed and sent again, threads and sessions are those of the rules."""
+def check_order(store: Store, made: list[list[AnyRecord]], data: st.DataObject) -> None:
+    """Store requests in some order, in batches, parts of them again; threads and sessions must be by the rules."""
     everything = [record for records in made for record in records]
-    samples.empty(opened)
+    samples.empty(store)
     first = data.draw(st.permutations([records[0] for records in made]), label="beginnings")
     rest = data.draw(st.permutations([record for records in made for record in records[1:]]), label="rest")
     order = list[AnyRecord]()
@@ -293,16 +275,34 @@ def test_the_order_of_arrival_does_not_matter(opened: Store, made: list[list[Any
     order += rest
     while order:
         size = data.draw(st.integers(1, len(order)), label="size")
-        opened.apply(order[:size])
+        store.apply(order[:size])
         again = data.draw(st.integers(0, size), label="again")
-        opened.apply(order[:again])
+        store.apply(order[:again])
         order = order[size:]
-    assert threads(opened) == expected_threads(everything)
-    assert sessions(opened) == expected_sessions(opened)
-    once = samples.tables(opened)
-    samples.empty(opened)
-    opened.apply(everything)
-    assert samples.tables(opened) == once
+    assert threads(store) == expected_threads(everything)
+    assert sessions(store) == expected_sessions(store)
+    once = samples.tables(store)
+    samples.empty(store)
+    store.apply(everything)
+    assert samples.tables(store) == once
+
+
+@pytest.mark.parametrize("shared_store", ["sqlite"], indirect=True)
+@settings(max_examples=80, deadline=None)
+@given(made=requests(), data=st.data())
+def test_the_order_of_arrival_does_not_matter(
+    shared_store: Store, made: list[list[AnyRecord]], data: st.DataObject
+) -> None:
+    """However requests are cut into batches, mixed and sent again, threads and sessions are those of the rules."""
+    check_order(shared_store, made, data)
+
+
+@pytest.mark.parametrize("shared_store", ["postgresql"], indirect=True)
+@settings(max_examples=15, deadline=None)
+@given(made=requests(), data=st.data())
+def test_nor_does_it_on_postgresql(shared_store: Store, made: list[list[AnyRecord]], data: st.DataObject) -> None:
+    """The same with fewer examples, because each statement goes to a server."""
+    check_order(shared_store, made, data)
 
 
 def test_a_conversation_through_the_gateway_is_one_session(lab: GateLab, store: Store) -> None:

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from bridgeserver.console import add_config, end_with_the_pipe, load_config, progress, upgraded_store
+from bridgeserver.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from bridgeserver.store import Store
@@ -95,16 +96,23 @@ def _print(options: argparse.Namespace, records: Iterable[Record]) -> None:
 
 
 def _follow(store: "Store", filters: "Filters", limit: int | None) -> Iterator[Record]:
-    """Yield what ends from now on."""
+    """Yield what ends from now on; a store that is away meanwhile is waited for, which is said once."""
     cursor = store.end_cursor()
     remaining = float("inf") if limit is None else limit
+    is_away = False
     while remaining > 0:
-        for place, record in store.ended_after(cursor, filters):
-            cursor = place
-            yield record
-            remaining -= 1
-            if remaining <= 0:
-                return
+        try:
+            for place, record in store.ended_after(cursor, filters):
+                cursor = place
+                yield record
+                remaining -= 1
+                if remaining <= 0:
+                    return
+            is_away = False
+        except StoreUnavailable as exc:
+            if not is_away:
+                print(f"bridgecore: {exc}; waiting for it", file=sys.stderr)
+            is_away = True
         _wait()
 
 

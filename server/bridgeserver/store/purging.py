@@ -39,6 +39,13 @@ _FIRST_LEFT = (
 _LEFT = select(sessions.c.id, sessions.c.prompted_at, _FIRST_LEFT.label("first")).where(
     sessions.c.user_id == bindparam("user"), sessions.c.id.in_(_IDS)
 )
+# In the order in which shipping writes them, whatever the collation of the database.
+_LOCK = (
+    select(sessions.c.id)
+    .where(sessions.c.user_id == bindparam("user"), sessions.c.id.in_(_IDS))
+    .order_by(sessions.c.id.collate("C"))
+    .with_for_update()
+)
 _BEGIN_LATER = (
     update(sessions)
     .where(sessions.c.user_id == bindparam("of_user"), sessions.c.id == bindparam("of_id"))
@@ -80,6 +87,9 @@ def _shorten(connection: Connection, keys: Collection[SessionKey], before: int) 
     anew: list[SessionKey] = []
     later: list[dict[str, object]] = []
     for user, ids in by_user.items():
+        if connection.dialect.name == "postgresql":
+            # Another gateway may be purging, or adding to, the same session: what it commits is seen from here on.
+            connection.execute(_LOCK, {"user": user, "ids": ids})
         for row in connection.execute(_LEFT, {"user": user, "ids": ids}):
             is_purged = row.prompted_at is not None and row.prompted_at < before
             if row.first is None or (is_purged and row.first >= before):
