@@ -39,6 +39,43 @@ def values(names: list[str], words: list[str]) -> st.SearchStrategy[Any]:
     )
 
 
+spellings = st.integers(0, 2**64 - 1).map(Random)
+"""What chooses a spelling: one draw, where `st.randoms` draws for every character."""
+
+_CODES = ((0, 0x20), (0x20, 0x7F), (0x7F, 0x800), (0x800, 0xD800), (0xD800, 0xE000), (0xE000, 0x11_0000))
+_CONSTANTS = (None, True, False, 0, -1, 0.5, "")
+
+
+class AnyValue:
+    """Makes JSON values of any kind from a seed alone, where thousands are needed: one draw for each."""
+
+    def __init__(self, names: list[str], words: list[str]) -> None:
+        self._names, self._words = names, words
+
+    def __call__(self, random: Random, depth: int = 3) -> Any:
+        """Return a value; in it, the names and words that matter are frequent."""
+        kind = random.randrange(8) if depth else random.randrange(2, 8)
+        if kind == 0:
+            return [self(random, depth - 1) for _ in range(random.randrange(5))]
+        if kind == 1:
+            return Members((self._name(random), self(random, depth - 1)) for _ in range(random.randrange(6)))
+        if kind == 2:
+            return random.randint(-(10**30), 10**30)
+        if kind == 3:
+            return random.uniform(-1, 1) * 10.0 ** random.randint(-320, 308)
+        if kind == 4:
+            return random.choice(_CONSTANTS)
+        return random.choice(self._words) if kind == 5 else any_text(random)
+
+    def _name(self, random: Random) -> str:
+        return random.choice(self._names) if random.random() < 0.5 else any_text(random)
+
+
+def any_text(random: Random) -> str:
+    """Return any text from a seed alone, lone surrogates included."""
+    return "".join(chr(random.randrange(*random.choice(_CODES))) for _ in range(random.randrange(9)))
+
+
 def render(value: Any, random: Random) -> str:
     """Return *value* as JSON text in a spelling that *random* chooses."""
     if isinstance(value, Members):

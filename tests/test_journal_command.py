@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import commandlab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.frames import SEAL
@@ -120,7 +121,7 @@ def test_beside_a_running_gateway(tmp_path: Path) -> None:
             began = now_us()
             for _ in range(3):
                 assert gateway.ask(PATH, BODIES[PATH]).status == 200
-            shown = json.loads(gateways.bridgecore(tmp_path, "journal", "--json").stdout)
+            shown = json.loads(commandlab.bridgecore(tmp_path, "journal", "--json").stdout)
             (worker,) = shown["workers"]
             assert worker["alive"]
             assert worker["records"] >= 3 * 4 - 2  # tokens and end of the last one may be on their way

@@ -147,7 +147,9 @@ def test_many_connections_do_not_lock_others_out(listener: Listener, monkeypatch
 
 def test_a_long_head_is_refused(listener: Listener) -> None:
     """No scraper needs one."""
-    assert b" 431 " in drip(listener, b"GET /-/metrics HTTP/1.1\r\nx: " + b"y" * 20_000 + b"\r\n\r\n")
+    assert b" 431 " in drip(
+        listener, b"GET /-/metrics HTTP/1.1\r\nconnection: close\r\nx: " + b"y" * 20_000 + b"\r\n\r\n"
+    )
 
 
 def test_a_taken_address(listener: Listener, parent: Parent) -> None:

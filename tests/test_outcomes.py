@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver.fakeprovider import FakeProvider, Fault, Script, ToolCall
 from gateway import BODIES, Answer, Gateway
@@ -299,7 +300,7 @@ def test_gw_rs18_background_responses_pass(gateway: Gateway, fake: FakeProvider,
 
 def test_stored_objects_answer_only_to_their_user(gateway: Gateway, fake: FakeProvider) -> None:
     """With a central key one user cannot read, continue, cancel or delete what another made."""
-    other = gateways.bridgecore(gateway.folder, "keys", "create", "--user", "other").stdout.strip()
+    other = commandlab.bridgecore(gateway.folder, "keys", "create", "--user", "other").stdout.strip()
     theirs = {"authorization": f"Bearer {other}"}
     response_id = gateway.ask(RESPONSES, BODIES[RESPONSES]).json["id"]
     conversation_id = gateway.ask("/openai/v1/conversations", b"{}").json["id"]

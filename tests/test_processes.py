@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider, Script
@@ -335,7 +336,7 @@ def test_check_names_every_mistake_and_serve_does_not_start(tmp_path: Path) -> N
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
     """Return what the command prints as JSON."""
-    return [json.loads(line) for line in gateways.bridgecore(folder, "records", "--json").stdout.splitlines()]
+    return [json.loads(line) for line in commandlab.bridgecore(folder, "records", "--json").stdout.splitlines()]
 
 
 def test_records_follow_prints_what_ends(gateway: Gateway) -> None:
@@ -427,19 +428,19 @@ def test_the_commands_for_keys_users_providers_and_records(tmp_path: Path) -> No
     assert created.stdout.count("\n") == 1
     assert token.startswith("bc_")
     _prefix, key_id, secret = token.split("_")
-    listed = gateways.bridgecore(tmp_path, "keys", "list").stdout
+    listed = commandlab.bridgecore(tmp_path, "keys", "list").stdout
     assert key_id in listed
     assert secret not in listed
     assert "laptop" in listed
-    assert "ann" in gateways.bridgecore(tmp_path, "users", "list").stdout
-    assert gateways.bridgecore(tmp_path, "users", "disable", "ann").returncode == 0
-    assert gateways.bridgecore(tmp_path, "users", "disable", "nobody").returncode == 1
-    assert gateways.bridgecore(tmp_path, "keys", "revoke", "nothing").returncode == 1
-    providers = gateways.bridgecore(tmp_path, "providers", "list").stdout
+    assert "ann" in commandlab.bridgecore(tmp_path, "users", "list").stdout
+    assert commandlab.bridgecore(tmp_path, "users", "disable", "ann").returncode == 0
+    assert commandlab.bridgecore(tmp_path, "users", "disable", "nobody").returncode == 1
+    assert commandlab.bridgecore(tmp_path, "keys", "revoke", "nothing").returncode == 1
+    providers = commandlab.bridgecore(tmp_path, "providers", "list").stdout
     assert "switched-off" in providers
     assert "disabled" in providers
     assert "central" not in providers
     assert records_of(tmp_path) == []
-    assert gateways.bridgecore(tmp_path, "keys", "create").returncode == 2
-    assert gateways.bridgecore(tmp_path, "nonsense").returncode == 2
+    assert commandlab.bridgecore(tmp_path, "keys", "create").returncode == 2
+    assert commandlab.bridgecore(tmp_path, "nonsense").returncode == 2
     assert gateways.bridgecore(tmp_path, "version").stdout.strip() == "0.1.0"

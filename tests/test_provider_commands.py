@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import commandlab
 import gateway as gateways
 
 KEY = "sk-first-0123456789abcdef"
@@ -18,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 def ok(folder: Path, *arguments: str, typed: str = "") -> str:
     """Run an action that succeeds and return what it printed."""
-    return gateways.succeed(folder, "providers", *arguments, typed=typed)
+    return commandlab.succeed(folder, "providers", *arguments, typed=typed)
 
 
 def rows(folder: Path) -> dict[str, list[str]]:
@@ -54,7 +55,7 @@ def test_add_switch_and_remove(folder: Path) -> None:
 def test_a_key_file_is_announced_once(folder: Path) -> None:
     """The first stored key makes the file and a warning on standard error; the key itself is nowhere."""
     warned = [
-        gateways.bridgecore(folder, "providers", "add", name, "--type", "openai", "--key", KEY).stderr
+        commandlab.bridgecore(folder, "providers", "add", name, "--type", "openai", "--key", KEY).stderr
         for name in ("a", "b")
     ]
     assert "bridgecore.db.key" in warned[0]
@@ -66,7 +67,7 @@ def test_a_broken_provider_is_listed_with_its_reason(folder: Path) -> None:
     """Without its sealing key a stored provider is broken, hides the file's, and says what to do."""
     ok(folder, "add", "openai", "--key", KEY)
     (folder / "bridgecore.db.key").unlink()
-    done = gateways.bridgecore(folder, "providers", "list")
+    done = commandlab.bridgecore(folder, "providers", "list")
     assert "provider openai is not served: the key file" in done.stderr
     assert [line.split()[2:4] for line in done.stdout.splitlines() if line.startswith("openai")] == [
         ["broken", "store"]
@@ -87,7 +88,7 @@ def test_a_broken_provider_is_listed_with_its_reason(folder: Path) -> None:
 )
 def test_what_is_refused(folder: Path, arguments: list[str], complaint: str) -> None:
     """A mistake is one line that says what was expected, and exit code 1."""
-    done = gateways.bridgecore(folder, "providers", *arguments, input="")
+    done = commandlab.bridgecore(folder, "providers", *arguments, typed="")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("bridgecore: ")
     assert complaint in done.stderr
@@ -96,11 +97,11 @@ def test_what_is_refused(folder: Path, arguments: list[str], complaint: str) -> 
 
 def test_every_mistake_has_a_line(folder: Path) -> None:
     """Several mistakes of one request are all said."""
-    done = gateways.bridgecore(folder, "providers", "add", "A", "--type", "x", "--key", "a b")
+    done = commandlab.bridgecore(folder, "providers", "add", "A", "--type", "x", "--key", "a b")
     assert done.returncode == 1
     assert [line.startswith("bridgecore: request: ") for line in done.stderr.splitlines()] == [True] * 3
 
 
 def test_wrong_usage(folder: Path) -> None:
     """An action without its name is wrong usage."""
-    assert gateways.bridgecore(folder, "providers", "remove").returncode == 2
+    assert commandlab.bridgecore(folder, "providers", "remove").returncode == 2

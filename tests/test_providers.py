@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.config import ProviderConfig
@@ -164,9 +165,9 @@ def test_gw_r10_a_provider_that_cannot_be_reached_as_configured(lab: tuple[Gatew
         assert (views[name]["status"], views[name]["source"]) == ("error", "file")
         assert "base_url: found" in views[name]["status_reason"]
     assert views["copilot"]["status"] == "enabled"
-    listed = gateways.bridgecore(gateway.folder, "providers", "list")
+    listed = commandlab.bridgecore(gateway.folder, "providers", "list")
     assert "provider unparsable is not served" in listed.stderr
-    checked = gateways.bridgecore(gateway.folder, "check")
+    checked = commandlab.bridgecore(gateway.folder, "check")
     assert (checked.returncode, checked.stderr.count("base_url: found")) == (1, 2)
 
 

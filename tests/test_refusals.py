@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver.fakeprovider import FakeProvider
 from gateway import BODIES, Answer, Gateway
@@ -299,11 +300,11 @@ def test_health_needs_no_key(gateway: Gateway) -> None:
 
 def test_a_revoked_key_is_refused_within_a_second(gateway: Gateway) -> None:
     """Revoking a key ends it everywhere, although the gateway remembers it."""
-    created = gateways.bridgecore(gateway.folder, "keys", "create", "--user", "leaver")
+    created = commandlab.bridgecore(gateway.folder, "keys", "create", "--user", "leaver")
     key = created.stdout.strip()
     headers = {"authorization": f"Bearer {key}"}
     assert gateway.ask("/anthropic/v1/models", headers=headers).status == 200
-    assert gateways.bridgecore(gateway.folder, "keys", "revoke", key.split("_")[1]).returncode == 0
+    assert commandlab.bridgecore(gateway.folder, "keys", "revoke", key.split("_")[1]).returncode == 0
     gateways.eventually(
         lambda: True if gateway.ask("/anthropic/v1/models", headers=headers).status == 401 else None, timeout_s=2
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver import fakeprovider
 from bridgeserver.fakeprovider import FakeProvider, Script
@@ -214,7 +215,7 @@ def test_the_commands_for_providers_are_followed(lab: Lab) -> None:
     """Disable, enable, reset, add and remove take effect while the gateway runs."""
 
     def run(*arguments: str) -> None:
-        result = gateways.bridgecore(lab.gateway.folder, "providers", *arguments)
+        result = commandlab.bridgecore(lab.gateway.folder, "providers", *arguments)
         assert result.returncode == 0, result.stderr
 
     lab.reload(lambda: run("disable", "openai"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import commandlab
 import gateway as gateways
 
 SECRET = "hunter2-0123456789abcdef"
@@ -30,12 +31,12 @@ def folder(tmp_path: Path) -> Path:
 
 def tools(folder: Path, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
     """Run an action, with *typed* as its standard input."""
-    return gateways.bridgecore(folder, "tools", *arguments, input=typed)
+    return commandlab.bridgecore(folder, "tools", *arguments, typed=typed)
 
 
 def ok(folder: Path, *arguments: str, typed: str = "") -> str:
     """Run an action that succeeds and return what it printed."""
-    return gateways.succeed(folder, "tools", *arguments, typed=typed)
+    return commandlab.succeed(folder, "tools", *arguments, typed=typed)
 
 
 def rows(folder: Path) -> dict[str, list[str]]:

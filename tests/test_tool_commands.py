@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import commandlab
 import gateway as gateways
 from bridgeserver.fakeprovider import load_scripts, running
 from bridgeserver.tool_commands import TYPED_LIMIT
@@ -42,12 +43,12 @@ def folder(tmp_path: Path) -> Path:
 
 def tools(folder: Path, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
     """Run an action, with *typed* as its standard input."""
-    return gateways.bridgecore(folder, "tools", *arguments, input=typed)
+    return commandlab.bridgecore(folder, "tools", *arguments, typed=typed)
 
 
 def ok(folder: Path, *arguments: str, typed: str = "") -> str:
     """Run an action that succeeds and return what it printed."""
-    return gateways.succeed(folder, "tools", *arguments, typed=typed)
+    return commandlab.succeed(folder, "tools", *arguments, typed=typed)
 
 
 def rows(folder: Path, *arguments: str) -> list[list[str]]:
