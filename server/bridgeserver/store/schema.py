@@ -148,8 +148,15 @@ Index(
     interceptions.c.model,
     interceptions.c.client,
 )
-# For the different values of a column, and for filters that few rows match.
-Index("ix_interceptions_model", interceptions.c.model, interceptions.c.user_id)
+# For the different values of a column, and for filters that few rows match: a client's models, and whose sessions they
+# are, are read from the first index alone.
+Index(
+    "ix_interceptions_model",
+    interceptions.c.model,
+    interceptions.c.client,
+    interceptions.c.user_id,
+    interceptions.c.session_key,
+)
 Index("ix_interceptions_client", interceptions.c.client, interceptions.c.user_id)
 
 

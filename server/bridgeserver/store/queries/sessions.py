@@ -16,7 +16,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    exists,
     func,
     select,
     tuple_,
@@ -126,9 +125,11 @@ def _matching(connection: Connection, filters: Filters) -> tuple[Select[Any], bo
     if len(chosen.conditions) == len(chosen.users):
         return query, True
     if chosen.leads:
-        found = select(interceptions.c.session_key, interceptions.c.user_id).where(*chosen.conditions)
+        found = select(interceptions.c.session_key, interceptions.c.user_id).where(*chosen.conditions).limit(APART)
         return query.where(tuple_(sessions.c.id, sessions.c.user_id).in_(found)), True
-    return query.where(exists().where(_is_one_of(sessions), *chosen.conditions)), False
+    # The offset keeps PostgreSQL from asking for all such interceptions at once.
+    like = select(interceptions.c.id).where(_is_one_of(sessions), *chosen.conditions).offset(0)
+    return query.where(like.correlate(sessions).exists()), False
 
 
 def _place_of(connection: Connection, cursor: str, owner: str | None) -> tuple[int, str, str]:

@@ -1,12 +1,8 @@
-"""The different values of a column, in as many steps as there are values.
-
-`SELECT DISTINCT` would read the whole index, two million entries for twenty models. Here each step asks the index for
-the next value after the one before.
-"""
+"""The different values of a column, in as many steps as there are values."""
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select
 
-from bridgeserver.store.queries.filters import Filters, owners
+from bridgeserver.store.queries.filters import Filters, is_of_any_client, owners, steps
 from bridgeserver.store.schema import interceptions, users
 from bridgeserver.store.views import Initiator
 
@@ -32,14 +28,14 @@ def initiators(connection: Connection, filters: Filters, prefix: str, limit: int
 def _distinct(
     connection: Connection, column: ColumnElement[str], filters: Filters, prefix: str, limit: int
 ) -> list[str]:
-    steps = select(func.min(column).label("value")).cte("steps", recursive=True)
-    following = select(func.min(column)).where(column > steps.c.value).scalar_subquery()
-    steps = steps.union_all(select(following).where(steps.c.value.is_not(None)))
-    query = select(steps.c.value).where(steps.c.value.is_not(None), _begins(steps.c.value, prefix))
+    value = steps(column).c.value
+    query = select(value).where(value.is_not(None), _begins(value, prefix))
     if whose := owners(connection, filters):
         theirs = [interceptions.c.user_id == user for user in whose]
-        query = query.where(exists().where(column == steps.c.value, *theirs))
-    return list(connection.execute(query.order_by(steps.c.value).limit(limit)).scalars())
+        if column is interceptions.c.model:
+            theirs.append(is_of_any_client(connection))
+        query = query.where(exists().where(column == value, *theirs))
+    return list(connection.execute(query.order_by(value).limit(limit)).scalars())
 
 
 def _begins(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:

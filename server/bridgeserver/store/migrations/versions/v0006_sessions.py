@@ -24,7 +24,7 @@ def upgrade() -> None:
         "interceptions",
         ["user_id", "session_key", "started_at", "id", "provider_name", "model", "client"],
     )
-    op.create_index("ix_interceptions_model", "interceptions", ["model", "user_id"])
+    op.create_index("ix_interceptions_model", "interceptions", ["model", "client", "user_id", "session_key"])
     op.create_index("ix_interceptions_client", "interceptions", ["client", "user_id"])
     is_set = sa.text("thread_root_id IS NOT NULL")
     op.create_index(
