@@ -158,7 +158,7 @@ def test_known_keys_are_served_for_a_while_without_the_store(store: Store) -> No
         while keyring.is_readable:
             await asyncio.sleep(0.01)
         assert (await keyring.authenticate(token, "a")).user_name == "ann"
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match="the gateway's log says why"):
             await keyring.authenticate(other, "a")
         clock.now += 61
         with pytest.raises(StoreError):

@@ -17,7 +17,7 @@ import structlog
 from bridgecore import Cache, FlightGroup, Request, values_with
 from bridgeserver import tokens
 from bridgeserver.credential import bearer_token
-from bridgeserver.errors import Unauthorized
+from bridgeserver.errors import StoreError, StoreUnavailable, Unauthorized
 from bridgeserver.limits import FailureLimit
 from bridgeserver.store.reader import KeyRow, Reader
 
@@ -135,7 +135,11 @@ class Keyring:
         self._failures.check(address)
         digest = self._digest(text)
         # Nobody joins a look-up that began before the last change of a key.
-        caller = await self._look_ups.run(digest, partial(self._look_up, digest, text), self._changes)
+        try:
+            caller = await self._look_ups.run(digest, partial(self._look_up, digest, text), self._changes)
+        except StoreError as exc:
+            # Its text names the database, and nobody knows yet who asks.
+            raise StoreUnavailable("keys cannot be looked up at the moment; the gateway's log says why") from exc
         if caller is None:
             self._failures.count(address)
             raise Unauthorized("the gateway key is not valid: it is unknown, malformed or revoked")
