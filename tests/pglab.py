@@ -43,9 +43,13 @@ T = TypeVar("T")
 
 
 class PostgresLab:
-    """A server of its own in a folder of its own, on a port of 127.0.0.1 and a socket in that folder."""
+    """A server of its own in a folder of its own, on a port of 127.0.0.1 and a socket in that folder.
 
-    def __init__(self) -> None:
+    *settings* are PostgreSQL's, beside those that tests have.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
         self.folder = Path(tempfile.mkdtemp(prefix="bridgecore-pg-"))
         self._data = self.folder / "data"
         self._user = _other_user()
@@ -114,7 +118,7 @@ class PostgresLab:
         if self._process is not None and self._process.poll() is None:
             return
         settings = {"unix_socket_directories": self.folder, "listen_addresses": "127.0.0.1", "port": self.port}
-        arguments = [f"--{name}={value}" for name, value in (SETTINGS | settings).items()]
+        arguments = [f"--{name}={value}" for name, value in (SETTINGS | self._settings | settings).items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self._data, *arguments],

@@ -117,6 +117,8 @@ def test_filters_find_sessions_with_such_a_request(store: Store, monkeypatch: py
         Filters(model="a"): ["s1"],
         Filters(model="b"): ["s2", "s1"],
         Filters(model="b", client="Zed"): ["s2"],
+        Filters(model="b", owner=alice.id): ["s1"],
+        Filters(model="b", client="Zed", owner=alice.id): [],
         Filters(model="a", provider="other"): [],
         Filters(provider="other"): ["s1"],
         Filters(provider_type="anthropic"): ["s2"],

@@ -266,7 +266,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
 }
 
 
-def _between(text: str, marker: str, content: str) -> str:
+def between(text: str, marker: str, content: str) -> str:
     """Return the text with the content between the opening and the closing marker."""
     opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     if text.count(opening) != 1 or text.count(closing) != 1 or text.index(opening) > text.index(closing):
@@ -278,7 +278,7 @@ def _between(text: str, marker: str, content: str) -> str:
 def page(text: str, results: Results) -> str:
     """Return the page's text as it should be."""
     for marker, show in BLOCKS.items():
-        text = _between(text, marker, show(results))
+        text = between(text, marker, show(results))
     return text
 
 

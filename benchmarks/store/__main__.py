@@ -1,141 +1,96 @@
-"""How long the queries of the API take on a store with many rows.
+"""What a store costs when it is full: shipping records to it, and the queries of the API, on each engine.
 
-    python -m benchmarks.store --rows 2000000 --folder /somewhere
+    python -m benchmarks.store                                    # a quick look: 20,000 interceptions
+    python -m benchmarks.store --rows 2000000 --json benchmarks/results/store.json
 
-fills a store below that folder unless it is there, asks each question several times, and writes medians in
-milliseconds to benchmarks/results/store.json. What is measured is the store alone: from the call to the typed answer,
-in one process, with a warm cache of the file system. `--explain` prints how the engine would go about each statement.
+fills a SQLite database below `--folder`, unless it is there, and a PostgreSQL one: that of `--postgres`, which may be
+filled from an earlier run, or one of a server of its own. Each question is asked several times, with a warm cache of
+the file system. What a worker pays for recording is taken from recording.py. `--explain` prints the engines' plans.
 """
 
 import argparse
 import json
-import platform
-import sqlite3
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Engine, event
+from benchmarks.common import about, save, table
+from benchmarks.store import engines, questions, shipping
+from bridgeserver.store import open_store
 
-from benchmarks.store import rows
-from bridgeserver.store import Store, open_store
-from bridgeserver.store.queries import sessions, threads
-from bridgeserver.store.queries.filters import Filters
+RECORDING = Path(__file__).parent.parent / "recording.py"
+PACKAGES = ("asyncpg", "sqlalchemy")
+ENGINES = ("sqlite", "postgresql")
 
-RESULTS = Path(__file__).parent.parent / "results" / "store.json"
-MONTH_US = 30 * rows.DAY_US
-
-
-class Question(NamedTuple):
-    """One call of the store."""
-
-    name: str
-    ask: Callable[[], object]
+Tables = dict[str, list[dict[str, Any]]]
 
 
-def questions(store: Store) -> list[Question]:
-    """Return what is asked, with cursors and users of this store."""
-    everybody = Filters()
-    heavy, light = (Filters(owner=store.initiators(everybody, name, 1)[0].id) for name in ("user0000", "user0999"))
-    month = Filters(started_after=rows.END_US - MONTH_US, started_before=rows.END_US)
-    deep = store.newest_sessions(everybody, sessions.Page(1, offset=50_000)).next
-    record = store.newest_interceptions(everybody, None, 1000).next
-    session = store.newest_sessions(everybody, sessions.Page(1, offset=10)).sessions[0].id
-
-    def sessions_of(filters: Filters, **page: Any) -> Callable[[], object]:
-        return lambda: store.newest_sessions(filters, sessions.Page(100, **page))
-
-    return [
-        Question("sessions, first page", sessions_of(everybody)),
-        Question("sessions, after 50,000 others", sessions_of(everybody, after=deep)),
-        Question("sessions, of a model that most use", sessions_of(Filters(model="claude-sonnet-4-5"))),
-        Question("sessions, of a model and a client", sessions_of(Filters(model="o4-mini", client="Zed"))),
-        Question("sessions, of a model that nobody uses", sessions_of(Filters(model="none"))),
-        Question("sessions, of one week", sessions_of(Filters(started_after=rows.END_US - 7 * rows.DAY_US))),
-        Question("sessions, as a busy user", sessions_of(heavy)),
-        Question("sessions, as another user", sessions_of(light)),
-        Question("sessions, 1000 at once", lambda: store.newest_sessions(everybody, sessions.Page(1000))),
-        Question("one session", lambda: store.find_session(session, everybody, threads.Page(50))),
-        Question("interceptions, first page", lambda: store.newest_interceptions(everybody, None, 100)),
-        Question("interceptions, after 1000 others", lambda: store.newest_interceptions(everybody, record, 100)),
-        Question(
-            "interceptions, failed ones of a model",
-            lambda: store.newest_interceptions(Filters(model="gpt-5-codex", status="failed"), None, 100),
-        ),
-        Question("interceptions, as a busy user", lambda: store.newest_interceptions(heavy, None, 100)),
-        Question("models", lambda: store.models(everybody, "", 100)),
-        Question("models, as a busy user", lambda: store.models(heavy, "", 100)),
-        Question("clients", lambda: store.clients(everybody, "", 100)),
-        Question("usage of 30 days by model and day", lambda: store.usage(("day", "model"), month, limit=10_000)),
-        Question("usage of 30 days by user", lambda: store.usage(("user",), month, limit=10_000)),
-    ]
+@contextmanager
+def _database(engine: str, options: argparse.Namespace) -> Generator[str]:
+    """Yield the URL of an engine's database."""
+    if engine == "postgresql":
+        with engines.postgresql(options.postgres) as url:
+            yield url
+    else:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        yield f"sqlite:///{options.folder.absolute()}/{options.rows}.db"
 
 
-def measure(question: Question, rounds: int) -> float:
-    """Return the median time in milliseconds."""
-    question.ask()
-    times: list[float] = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        question.ask()
-        times.append((time.perf_counter() - start) * 1000)
-    return round(statistics.median(times), 2)
+def _measure(engine: str, url: str, options: argparse.Namespace) -> Tables:
+    """Return what there is to say about a filled database."""
+    with closing(open_store(url)) as store:
+        if options.explain:
+            for question in questions.questions(store):
+                questions.explain(store, question)
+        asked = list(questions.measure(store, options.rounds))
+        print(table([engine, "median ms"], [[row["question"], f"{row['median_ms']:.2f}"] for row in asked]), flush=True)
+        shipped = list(shipping.measure(store, options.rounds, partial(engines.server_us, url)))
+    columns = list(shipped[0])
+    print(table(columns, [[f"{row[name]}" for name in columns] for row in shipped], words=0), flush=True)
+    return {
+        "engines": [{"engine": engine, "version": engines.version(url), "interceptions": options.rows}],
+        "queries": [{"engine": engine} | row for row in asked],
+        "shipping": [{"engine": engine} | row for row in shipped],
+    }
 
 
-def explain(store: Store, question: Question) -> None:
-    """Print the plan of every statement that a question makes; SQLite only."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        seen.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        question.ask()
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    print(f"\n== {question.name}")
-    with sqlite3.connect(store.path) as connection:
-        for statement, parameters in seen:
-            if not statement.startswith("BEGIN"):
-                print("-", " ".join(statement.split())[-150:])
-                for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
-                    print("   ", row[3][:140])
+def _recording(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what recording costs a worker and its parent."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "recording.json"
+        command = [sys.executable, str(RECORDING), "--json", str(out)]
+        subprocess.run([*command, "--quick"] if options.quick else command, check=True)
+        rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"]
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000, help="interceptions")
-    parser.add_argument("--url", help="a store that may be filled; by default SQLite in the folder")
-    parser.add_argument("--folder", type=Path, default=Path("build/store"))
+    parser.add_argument("--rows", type=int, default=20_000, help="interceptions")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--postgres", metavar="URL", help="a database that may be filled, and is filled otherwise")
+    parser.add_argument("--folder", type=Path, default=Path("build/store"), help="where the SQLite database is")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--explain", action="store_true")
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="a few rounds only, to see that it runs")
+    parser.add_argument("--explain", action="store_true", help="print how the engines go about each question")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the raw results")
     options = parser.parse_args(arguments)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    store = open_store(options.url or f"sqlite:///{options.folder}/{options.rows}.db")
-    store.upgrade()
-    start = time.perf_counter()
-    if next(store.records(limit=1), None) is None:
-        for made in rows.fill(store, rows.Scale(options.rows)):
-            print(f"\r{made:,} of {options.rows:,} rows", end="", flush=True)
-        print(f" in {time.perf_counter() - start:.0f} s")
-    medians: dict[str, float] = {}
-    for question in questions(store):
-        if options.explain:
-            explain(store, question)
-        medians[question.name] = measure(question, options.rounds)
-        print(f"{medians[question.name]:>10.2f} ms  {question.name}", flush=True)
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "interceptions": options.rows,
-        "median_ms": medians,
-    }
-    options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.quick:
+        options.rounds = 2
+    tables: Tables = {"engines": [], "queries": [], "shipping": [], "recording": _recording(options)}
+    for engine in options.engines:
+        with _database(engine, options) as url:
+            engines.fill(url, options.rows)
+            for name, rows in _measure(engine, url, options).items():
+                tables[name] += rows
+    if options.json:
+        head = about(PACKAGES) | {"command": f"python -m benchmarks.store --rows {options.rows}"}
+        save(options.json, {"about": head}, tables)
 
 
 if __name__ == "__main__":

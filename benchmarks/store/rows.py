@@ -6,13 +6,13 @@ until it is done. A few people and models make most of the requests.
 
 import random
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table
 
-from bridgeserver.store import Store
+from bridgeserver.store import Store, bulk
 from bridgeserver.store.schema import (
     interceptions,
     model_thoughts,
@@ -30,9 +30,17 @@ DAY_US = 86_400_000_000
 SECOND_US = 1_000_000
 DAYS = 90
 BATCH_ROWS = 20_000
+CACHE_KB = 1 << 20
+"""How much of its indexes SQLite keeps in memory while they grow at random places."""
+
 REQUESTS_A_SESSION = 12
 
-CLIENTS = ("Claude Code", "Codex", "OpenCode", "Zed", "Kilo Code", "Unknown")
+CLIENTS = {"Claude Code": 40, "Codex": 25, "OpenCode": 12, "Zed": 8, "Kilo Code": 5, "Unknown": 10}
+"""Each with how many of a hundred sessions are its."""
+
+LOYAL = {"Claude Code": ("anthropic", "bedrock"), "Codex": ("openai",)}
+"""Clients that speak to these providers alone; the others to any."""
+
 MODELS = (
     ("anthropic", "claude-sonnet-4-5", 3_000_000, 15_000_000),
     ("openai", "gpt-5-codex", 1_250_000, 10_000_000),
@@ -50,11 +58,13 @@ Rows = dict[Table, list[dict[str, Any]]]
 
 
 class Scale(NamedTuple):
-    """How much is wanted."""
+    """How much is wanted, and when it begins; stores of the same number of users have the same users."""
 
     interceptions: int
     users: int = 1000
     seed: int = 1
+    begins_us: int = END_US - DAYS * DAY_US
+    ends_us: int = END_US
 
 
 def fill(store: Store, scale: Scale) -> Iterator[int]:
@@ -83,16 +93,32 @@ def batches(scale: Scale) -> Generator[Rows]:
 
 
 def _insert(connection: Connection, rows: Rows) -> None:
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KB}")
     for table, group in rows.items():
-        connection.execute(table.insert(), group)
+        names, values = list(group[0]), [tuple(row.values()) for row in group]
+        if is_sqlite:  # without the pauses that a shipper makes
+            places = ", ".join("?" * len(names))
+            connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({places})", values)
+        else:
+            bulk.insert(table, names).run(connection, values)
+
+
+def _models(providers: Collection[str] | None) -> tuple[list[Any], list[float]]:
+    """Return the models of these providers or of all, and how often each is used."""
+    found = {model: (place + 1) ** -1.5 for place, model in enumerate(MODELS) if not providers or model[0] in providers}
+    return list(found), list(found.values())
 
 
 class _Maker:
     def __init__(self, scale: Scale) -> None:
-        self._random = random.Random(scale.seed)
+        self._random = random.Random(1)
         self._users = [self._id(END_US - 2 * DAYS * DAY_US) for _ in range(scale.users)]
         self._weights = list(accumulate(1 / (place + 3) for place in range(scale.users)))
-        self._model_weights = list(accumulate(1 / (place + 1) ** 1.5 for place in range(len(MODELS))))
+        self._random = random.Random(scale.seed)
+        self._begins_us, self._lasts_us = scale.begins_us, scale.ends_us - scale.begins_us
+        self._models = {client: _models(LOYAL.get(client)) for client in CLIENTS}
 
     def people(self) -> Rows:
         rows: Rows = defaultdict(list)
@@ -105,9 +131,10 @@ class _Maker:
         """Add one session, *part* of the way through the time, with at most *limit* interceptions."""
         chance = self._random
         user_id = chance.choices(self._users, cum_weights=self._weights)[0]
-        at = int(END_US - DAYS * DAY_US * (1 - part)) + chance.randrange(SECOND_US)
-        client = chance.choices(CLIENTS, weights=(40, 25, 12, 8, 5, 10))[0]
-        (model,) = chance.choices(MODELS, cum_weights=self._model_weights)
+        at = self._begins_us + int(self._lasts_us * part) + chance.randrange(SECOND_US)
+        client = chance.choices(list(CLIENTS), weights=list(CLIENTS.values()))[0]
+        models, weights = self._models[client]
+        model = chance.choices(models, weights)[0]
         session_id = self._id(at) if client != "Unknown" else None
         remaining = min(limit, 1 + int(chance.expovariate(1 / REQUESTS_A_SESSION)))
         started_at, prompted_at = at, at
@@ -179,7 +206,7 @@ class _Maker:
                     {"interception_id": id_, "seq": 1, "text": text, "truncated": False, "created_at": at}
                 )
             self._use_tokens(rows, id_, model, ended_at)
-            call_id = None if number == length - 1 else self._call_tool(rows, id_, ended_at)
+            call_id = None if number == length - 1 else self._call_tool(rows, id_, user_id, ended_at)
             root, parent = root or id_, id_
             at = ended_at + self._random.randrange(SECOND_US // 10, 5 * SECOND_US)
         assert root is not None
@@ -210,7 +237,7 @@ class _Maker:
             }
         )
 
-    def _call_tool(self, rows: Rows, id_: str, at: int) -> str:
+    def _call_tool(self, rows: Rows, id_: str, user_id: str, at: int) -> str:
         name = self._random.choice(TOOLS)
         call_id = f"toolu_{self._random.getrandbits(96):024x}"
         rows[tool_usages].append(
@@ -226,6 +253,7 @@ class _Maker:
                 "injected": name.startswith("bmcp_"),
                 "error": None,
                 "created_at": at,
+                "user_id": user_id,
             }
         )
         if self._random.random() < 0.3:

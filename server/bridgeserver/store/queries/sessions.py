@@ -125,8 +125,11 @@ def _matching(connection: Connection, filters: Filters) -> tuple[Select[Any], bo
     if len(chosen.conditions) == len(chosen.users):
         return query, True
     if chosen.leads:
-        found = select(interceptions.c.session_key, interceptions.c.user_id).where(*chosen.conditions).limit(APART)
-        return query.where(tuple_(sessions.c.id, sessions.c.user_id).in_(found)), True
+        found = select(interceptions.c.session_key, interceptions.c.user_id).where(*chosen.conditions).distinct()
+        keys = connection.execute(found.limit(COUNT_LIMIT + 1)).all()
+        if len(keys) <= COUNT_LIMIT:  # told how few there are, PostgreSQL does not read all sessions for them
+            query = query.where(sessions.c.id.in_([key.session_key for key in keys]))
+        return query.where(tuple_(sessions.c.id, sessions.c.user_id).in_(found.limit(APART))), True
     # The offset keeps PostgreSQL from asking for all such interceptions at once.
     like = select(interceptions.c.id).where(_is_one_of(sessions), *chosen.conditions).offset(0)
     return query.where(like.correlate(sessions).exists()), False
