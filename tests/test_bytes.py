@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridgeserver.protocols import lenient
 from bridgeserver.records import InterceptionEnd
 from gatelab import GateLab, Play
 from gateway import BODIES
@@ -77,7 +78,9 @@ def not_referring(request: Members) -> Members:
         return Members([*item, ("type", "message")]) if is_named else item
 
     def inputs(value: Any) -> Any:
-        return [said(item) for item in value] if type(value) is list else value
+        if not isinstance(value, list) or isinstance(value, Members):
+            return value
+        return [said(item) for item in lenient.array(value)]
 
     return Members((name, inputs(value) if name == "input" else value) for name, value in request)
 
