@@ -1,8 +1,10 @@
 """Rules of the house that no linter knows."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import bridgecore
@@ -42,6 +44,35 @@ def test_every_room_stands_in_the_design() -> None:
     """docs/design.md names every module of the server."""
     design = (ROOT / "docs/design.md").read_text()
     assert [name for name in ROOMS if not re.search(rf"\b{name}\b", design)] == []
+
+
+def ranks() -> dict[str, int]:
+    """Return where each room of the server stands in the list of docs/design.md; lower rooms have higher numbers."""
+    listed = (ROOT / "docs/design.md").read_text().partition("server/bridgeserver/ ")[2].partition("```")[0]
+    lines = re.findall(r"^ {4}(\S.*?)/? {2,}", listed, re.MULTILINE)
+    return {name.strip(" /"): rank for rank, line in enumerate(lines) for name in line.split(",")}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules of the server that a file names in imports, wherever these stand in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "bridgeserver":
+            yield from (f"bridgeserver.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bridgeserver."):
+            yield str(node.module)
+
+
+def test_imports_point_down_the_list_of_the_design() -> None:
+    """A room imports itself and those below it; the types of tools, which import nothing, stand in a room above."""
+    server, rank = ROOT / "server/bridgeserver", ranks()
+    upward: set[tuple[str, str]] = set()
+    for path in server.rglob("*.py"):
+        room = path.relative_to(server).parts[0].removesuffix(".py")
+        for module in imported(path):
+            other = module.split(".")[1]
+            if room in rank and rank.get(other, len(rank)) < rank[room]:
+                upward.add((room, module))
+    assert upward == {("weaving", "bridgeserver.tools.tool")}
 
 
 def test_the_tables_of_the_readme_are_rendered_from_results() -> None:

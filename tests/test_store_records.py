@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, event
 
 import samples
 from bridgeserver.errors import StoreError
-from bridgeserver.store import Store
+from bridgeserver.store import Store, shipping
 from bridgeserver.store.queries.filters import Filters
 from bridgeserver.store.queries.interceptions import End
 
@@ -182,7 +182,7 @@ def test_listing_uses_indexes(store: Store) -> None:
         "ix_interceptions_started": lambda: list(store.records(after="i0001")),
         "ix_interceptions_user": lambda: list(store.records(Filters(user="alice"))),
         "ix_interceptions_ended": lambda: list(store.ended_after(End(0, 0, ""))),
-        "ix_interceptions_open": store.open_workers,
+        "ix_interceptions_open": lambda: samples.database(store).read(shipping.open_workers),
     }
     for index, listing in listings.items():
         with selects() as seen:
@@ -232,5 +232,5 @@ def test_following_shows_interruptions(store: Store) -> None:
     """An interruption is an end like others."""
     cursor = store.end_cursor()
     store.apply([samples.interception()])
-    store.interrupt("w", 3_000_000)
+    store.end_worker("w", 3_000_000)
     assert [record["status"] for _cursor, record in store.ended_after(cursor)] == ["interrupted"]

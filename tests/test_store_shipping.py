@@ -141,7 +141,7 @@ def test_what_is_known_is_completed_by_a_later_batch(store: Store, known: str) -
     assert store.apply(batch) == (3 if known == "begun" else 2)
     first, second = samples.tables(store)["interceptions"]
     assert (first["http_status"], second["http_status"]) == (500 if known == "begun" else 200, 200)
-    assert store.open_workers() == []
+    assert store.orphans("j") == []
 
 
 def test_children_may_come_at_any_time(store: Store) -> None:
@@ -197,10 +197,10 @@ def test_the_key_that_served_replaces_the_first(store: Store, *, together: bool)
 def test_interrupting_ends_what_one_worker_left_open(store: Store) -> None:
     """Only open interceptions of that worker end, and once."""
     store.apply([samples.interception(1), samples.interception(2), samples.end(1), samples.interception(3, worker="v")])
-    assert sorted(store.open_workers()) == ["v", "w"]
-    assert store.interrupt("w", 3_000_000) == 1
-    assert store.interrupt("w", 4_000_000) == 0
-    assert store.open_workers() == ["v"]
+    assert store.orphans("j") == ["v", "w"]
+    assert store.end_worker("w", 3_000_000) == 1
+    assert store.end_worker("w", 4_000_000) == 0
+    assert store.orphans("j") == ["v"]
     ended, interrupted, still_open = samples.tables(store)["interceptions"]
     assert (ended["status"], still_open["status"], still_open["ended_at"]) == ("completed", "open", None)
     fields = ("status", "error_type", "error_message", "ended_at", "http_status")
@@ -211,14 +211,14 @@ def test_interrupting_ends_what_one_worker_left_open(store: Store) -> None:
 def test_nothing_ends_before_it_began(store: Store) -> None:
     """An interruption that is dated too early happens at the beginning."""
     store.apply([samples.interception(started_at=5_000_000)])
-    store.interrupt("w", 4_000_000)
+    store.end_worker("w", 4_000_000)
     assert samples.tables(store)["interceptions"][0]["ended_at"] == 5_000_000
 
 
 def test_an_end_after_an_interruption_is_too_late(store: Store) -> None:
     """The first end wins here as well."""
     store.apply([samples.interception()])
-    store.interrupt("w", 3_000_000)
+    store.end_worker("w", 3_000_000)
     assert store.apply([samples.end()]) == 0
 
 

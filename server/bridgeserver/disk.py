@@ -50,13 +50,13 @@ def sync_quietly(descriptor: int) -> None:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the worker of a folder is gone."""
+    """Whether the worker of a folder is gone; a shared lock is asked for, which gets in nobody's way."""
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     finally:

@@ -5,9 +5,7 @@ It looks at files alone, beside a running gateway or without one. How far shippi
 """
 
 import argparse
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from typing import Any
 import msgspec
 
 from bridgeserver.console import add_config, end_with_the_pipe, load_config, print_table
+from bridgeserver.disk import is_abandoned
 from bridgeserver.frames import find_frame, opened, read_frames, segment_numbers
 from bridgeserver.journal import FRAME
 from bridgeserver.records import now_us
@@ -66,7 +65,7 @@ def _worker(folder: Path) -> dict[str, Any]:
         waiting.add(payload)
     return {
         "worker": folder.name,
-        "alive": _is_alive(folder),
+        "alive": not is_abandoned(folder),
         "segments": len(segment_numbers(folder)),
         "bytes": waiting.bytes,
         "frames": waiting.frames,
@@ -136,21 +135,6 @@ def _position(folder: Path) -> tuple[int, int]:
         return int(number), int(offset)
     except (FileNotFoundError, ValueError):
         return 0, 0
-
-
-def _is_alive(folder: Path) -> bool:
-    """Whether a worker holds its lock; a shared lock is asked for, which gets in nobody's way."""
-    try:
-        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _iso(at_us: int) -> str:

@@ -4,6 +4,7 @@ from bridgeserver.journal import Sink, Then
 from bridgeserver.protocols import Finding, Tap, Tool, Usage, lenient
 from bridgeserver.records import (
     CONTENT_LIMIT,
+    MESSAGE_LIMIT,
     PROMPT_LIMIT,
     AnyRecord,
     ErrorType,
@@ -28,6 +29,7 @@ class Recorder:
 
     prompt_limit = PROMPT_LIMIT
     content_limit = CONTENT_LIMIT
+    message_limit = MESSAGE_LIMIT
 
     def __init__(self, journal: Sink, interception: Interception, series: Series) -> None:
         self.id = interception.id
@@ -89,7 +91,7 @@ class Recorder:
                 arguments,
                 truncated,
                 injected=True,
-                error=None if error is None else clip(error, 1024)[0],
+                error=None if error is None else clip(error, MESSAGE_LIMIT)[0],
                 created_at=now_us(),
                 duration_us=duration_us,
                 result=None if result is None else clip(result, self.content_limit)[0],
@@ -134,7 +136,7 @@ class Recorder:
     ) -> None:
         """Keep how it ended."""
         if error_message is not None:
-            error_message, _ = clip(error_message, 1024)
+            error_message = clip(error_message, self.message_limit)[0] if self.message_limit else None
         self._last.append(
             InterceptionEnd(
                 self.id,
@@ -166,6 +168,7 @@ class UsageRecorder(Recorder):
 
     prompt_limit = 0
     content_limit = 0
+    message_limit = 0
 
     def finding(self, found: Finding, response_id: str) -> None:
         """Keep a tool call."""
@@ -180,19 +183,3 @@ class UsageRecorder(Recorder):
         if error is not None and duration_us is not None:
             error = "failed"
         super().injected_tool(call, response_id, error, duration_us, None)
-
-    def end(
-        self,
-        status: Status,
-        *,
-        http_status: int | None,
-        attempts: int,
-        error_type: ErrorType | None = None,
-        error_message: str | None = None,
-        credential_hint: str | None = None,
-    ) -> None:
-        """Keep how it ended."""
-        del error_message
-        super().end(
-            status, http_status=http_status, attempts=attempts, error_type=error_type, credential_hint=credential_hint
-        )

@@ -37,6 +37,10 @@ CONTENT_LIMIT = 256 << 10
 """Bytes of UTF-8 kept of a recorded thought or of a tool's arguments."""
 
 
+MESSAGE_LIMIT = 1024
+"""Bytes of UTF-8 kept of the text of an error."""
+
+
 class Record(msgspec.Struct, frozen=True, tag_field="kind", array_like=False):
     """Base of everything that the journal holds."""
 

@@ -46,7 +46,7 @@ def interceptions(store: Store, filters: Filters, form: str, cursor: Cursor | No
     place = None
     if cursor is not None:
         filters = _within(filters, cursor)
-        place = Start(*cursor.place) if cursor.place else None  # type: ignore[arg-type] # as they were written
+        place = msgspec.convert(cursor.place, Start) if cursor.place else None
     page, has_more = store.started_after(place, PART_ROWS, filters)
     records = [record for _place, record in page]
     following = None

@@ -120,14 +120,6 @@ class Store:
         self.prices.count_unpriced(unpriced)
         return changed
 
-    def interrupt(self, worker: str, ended_at: int) -> int:
-        """End every open interception of a dead worker, none before it began; return how many those were."""
-        return self._write(shipping.interrupt, worker, ended_at)
-
-    def open_workers(self) -> list[str]:
-        """Return the workers that have open interceptions."""
-        return self._read(shipping.open_workers)
-
     def purge(self, before: int, limit: int) -> int:
         """Delete up to *limit* interceptions that began before that time, the oldest first, and what belongs to them.
 
